@@ -1,0 +1,36 @@
+# make train   train ESM2-8M on the bundled sample
+# make test    run all tests
+# make lint    linter, formatter and type checker
+# make install the environment alone
+
+VENV := .venv
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.PHONY: install train test lint
+.DEFAULT_GOAL := train
+
+# A stamp for each extra, so that a second call installs nothing and a changed pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: needs Python 3.10, 3.11 or 3.12; set PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	$(VENV)/bin/pip install --editable .
+	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	$(VENV)/bin/pip install --editable '.[$*]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+train: install
+	$(VENV)/bin/composer train.py yamls/esm2_small.yaml autoresume=true
+
+test: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy

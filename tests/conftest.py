@@ -1,0 +1,124 @@
+"""What tests share: real proteins, small shards, and the repository's own files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from streaming import MDSWriter
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout, whose YAMLs and commands are tested as they are."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder of real proteins that is not part of the project: ``PLM_COMPOSER_TEST_DATA``, or beside the checkout."""
+    folder = Path(os.environ.get("PLM_COMPOSER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no test data: set PLM_COMPOSER_TEST_DATA")
+    return folder
+
+
+WriteShards = Callable[..., Path]
+
+
+@pytest.fixture
+def write_shards(tmp_path: Path) -> WriteShards:
+    """Writes proteins as one split, in many small shards."""
+
+    def write(proteins: Iterable[bytes], name: str = "shards", split: str = "train", size: int = 1 << 12) -> Path:
+        folder = tmp_path / name
+        with MDSWriter(
+            out=str(folder / split),
+            columns={"sequence": "bytes"},
+            compression="zstd:3",
+            hashes=["xxh64"],
+            size_limit=size,
+        ) as writer:
+            for residues in proteins:
+                writer.write({"sequence": residues})
+        return folder
+
+    return write
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_in(folder: Path, *command: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the project as a user would, in a folder, with this interpreter's environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Run:
+    """Runs a command of the project as a user would, in a scratch folder."""
+    return functools.partial(run_in, tmp_path)
+
+
+TINY = (
+    "model.num_hidden_layers=2",
+    "model.hidden_size=32",
+    "model.num_attention_heads=4",
+    "model.intermediate_size=128",
+    "data.crop_length=64",
+    "data.num_workers=0",
+    "global_train_batch_size=16",
+    "scheduler.t_warmup=2ba",
+    "max_duration=6ba",
+    "save_interval=2ba",
+    "eval_interval=3ba",
+    "eval_subset_num_batches=1",
+    "progress_bar=false",
+    "precision=fp32",
+)
+"""Overrides that make any of the project's runs one of seconds, with the same numbers on any CPU."""
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Overrides that make any of the project's runs one of seconds."""
+    return TINY
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A tiny run on the bundled sample, trained by the command that the README shows."""
+
+    scratch: Path
+    folder: Path
+    output: str
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Trains once a session."""
+    scratch = tmp_path_factory.mktemp("finished")
+    result = run_in(
+        scratch, "composer", REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY,
+        "save_num_checkpoints_to_keep=-1", "loggers.tensorboard={}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return FinishedRun(scratch, scratch / "runs" / "esm2_small", result.stdout)
