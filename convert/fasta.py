@@ -1,0 +1,22 @@
+"""FASTA to MDS shards: ``python convert/fasta.py uniref50.fasta.gz --out data/uniref50``. See docs/conversion.md."""
+
+from __future__ import annotations
+
+from plm_composer.errors import run_command
+from plm_composer.shards.command import CommandParser, add_common_options, common_arguments, report
+from plm_composer.shards.convert import convert_fasta
+
+
+def main() -> None:
+    """Parses the command line and converts."""
+    parser = CommandParser(description="Converts FASTA files to MDS shards for training.")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="FASTA file, plain or gzip; - for standard input")
+    parser.add_argument("--val", nargs="+", default=[], metavar="FILE", help="FASTA files that are the validation set")
+    add_common_options(parser)
+    arguments = parser.parse_args()
+    manifest = convert_fasta(arguments.inputs, val_inputs=arguments.val, **common_arguments(arguments))
+    report(manifest, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

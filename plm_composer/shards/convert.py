@@ -1,0 +1,124 @@
+"""The converter's two entry points: FASTA files and Hugging Face datasets to MDS shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from plm_composer.errors import UserError
+from plm_composer.shards.cleaning import TRAIN, VAL
+from plm_composer.shards.fasta import FastaSource
+from plm_composer.shards.manifest import Manifest
+from plm_composer.shards.pipeline import Settings, run
+from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
+
+
+def convert_fasta(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    val_fraction: float | None = None,
+    val_inputs: Sequence[str | Path] = (),
+    settings: Settings | None = None,
+    processes: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Manifest:
+    """Converts FASTA files to MDS shards.
+
+    Args:
+        inputs: Files, plain or compressed with gzip; ``-`` is standard input.
+        out: Folder or URL of the dataset.
+        val_fraction: Share of ``inputs`` that goes to validation, by hash of the sequence. By default that of
+            ``settings``, or 0 if there are ``val_inputs``.
+        val_inputs: Files whose proteins are the validation set. A protein that is in it is left out of training.
+        settings: All else that decides the output.
+        processes: Worker processes; 1 works in this process. By default one for each core.
+        overwrite: Whether to replace a dataset at ``out``.
+        progress: Whether to report on stderr.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        UserError: Whatever the user can mend: an input, the output, an argument, the disk.
+    """
+    if val_inputs and val_fraction:
+        raise UserError("--val and --val-fraction: choose one, a validation set of its own or a share of the input")
+    sources = [FastaSource(path, VAL) for path in val_inputs] + [FastaSource(path, TRAIN) for path in inputs]
+    return run(
+        sources,
+        out,
+        settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_inputs)),
+        processes=processes,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def convert_huggingface(
+    paths: Sequence[str],
+    out: str | Path,
+    *,
+    column: str | None = None,
+    split: str = TRAIN,
+    val_split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    val_fraction: float | None = None,
+    settings: Settings | None = None,
+    processes: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Manifest:
+    """Converts a dataset of Hugging Face ``datasets`` to MDS shards.
+
+    Args:
+        paths: Name on the hub, folder or data files, see ``load_splits``.
+        out: Folder or URL of the dataset.
+        column: The column of sequences; guessed if there is exactly one of a usual name.
+        split: The split to train on.
+        val_split: The split that is the validation set. By default the dataset's own, if it has one and no
+            ``val_fraction`` is given.
+        config: Configuration (subset) of the dataset.
+        revision: Branch, tag or commit on the hub.
+        streaming: Whether to read row by row instead of preparing a local copy first.
+        val_fraction: Share of ``split`` that goes to validation, by hash of the sequence.
+        settings: All else that decides the output.
+        processes: Worker processes; 1 works in this process. By default one for each core.
+        overwrite: Whether to replace a dataset at ``out``.
+        progress: Whether to report on stderr.
+
+    Returns:
+        The manifest that was written.
+
+    Raises:
+        UserError: Whatever the user can mend: the dataset, the output, an argument, the disk.
+    """
+    if val_split is not None and val_fraction:
+        raise UserError("--val-split and --val-fraction: choose one, a split of its own or a share of the other")
+    splits = load_splits(paths, config=config, revision=revision, streaming=streaming)
+    name = ", ".join(Path(path).name if Path(path).exists() else path for path in paths)
+    if val_split is None and val_fraction is None:
+        val_split = next((key for key in VAL_SPLIT_NAMES if key in splits and key != split), None)
+    wanted = [(VAL, val_split), (TRAIN, split)] if val_split else [(TRAIN, split)]
+    sources = [
+        RowSource(choose_split(splits, key, name), f"{name} ({key})", column=column, split=role) for role, key in wanted
+    ]
+    return run(
+        sources,
+        out,
+        settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_split)),
+        processes=processes,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _with_val_fraction(settings: Settings | None, val_fraction: float | None, *, has_val: bool) -> Settings:
+    settings = settings or Settings()
+    if val_fraction is None:
+        val_fraction = 0.0 if has_val else settings.val_fraction
+    return replace(settings, val_fraction=val_fraction)

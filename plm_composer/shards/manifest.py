@@ -1,0 +1,171 @@
+"""The manifest of a converted dataset: what went in, what came out, what was dropped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from plm_composer import __version__
+from plm_composer.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "index.json"
+FORMAT_VERSION = 1
+
+LENGTH_BINS = (1, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 32768)
+"""First length of each bin of the length histogram; the last bin has no end."""
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """An input: name, the split it was read for, its size in bytes and the xxh3 128-bit hash of its bytes."""
+
+    name: str
+    split: str
+    bytes: int
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """A shard that was written.
+
+    Attributes:
+        split: ``train`` or ``val``.
+        entry: Its entry in ``index.json``.
+        residues: Sum of the lengths.
+        min_length: Shortest protein.
+        max_length: Longest protein.
+        length_counts: Proteins in each of ``LENGTH_BINS``.
+        letter_counts: Number of each letter A to Z.
+    """
+
+    split: str
+    entry: dict[str, Any]
+    residues: int
+    min_length: int
+    max_length: int
+    length_counts: tuple[int, ...]
+    letter_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """A split: counts, lengths in residues, composition, and the digest of its shards."""
+
+    proteins: int
+    residues: int
+    shards: int
+    bytes: int
+    min_length: int
+    mean_length: float
+    max_length: int
+    length_histogram: list[dict[str, int | None]]
+    composition: dict[str, int]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` holds.
+
+    Attributes:
+        format_version: Version of this layout.
+        tool: Program and version that wrote it.
+        digest: Hash over the hashes of all shards: equal for equal proteins in equal order, format and shard size.
+        columns: MDS columns.
+        settings: Arguments that decide what is written.
+        sources: Inputs in the order in which they were read.
+        splits: ``train``, and ``val`` if there is one.
+        dropped: Records left out, by reason.
+    """
+
+    format_version: int
+    tool: str
+    digest: str
+    columns: dict[str, str]
+    settings: dict[str, Any]
+    sources: list[SourceSummary]
+    splits: dict[str, SplitSummary]
+    dropped: dict[str, int]
+
+    def to_json(self) -> str:
+        """JSON with a line end."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
+
+
+def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
+    """Adds up the shards of one split, of which there is at least one."""
+    proteins = sum(shard.entry["samples"] for shard in shards)
+    residues = sum(shard.residues for shard in shards)
+    ends = [start - 1 for start in LENGTH_BINS[1:]] + [None]
+    counts = [sum(column) for column in zip(*(shard.length_counts for shard in shards), strict=True)]
+    letters = [sum(column) for column in zip(*(shard.letter_counts for shard in shards), strict=True)]
+    return SplitSummary(
+        proteins=proteins,
+        residues=residues,
+        shards=len(shards),
+        bytes=sum((shard.entry["zip_data"] or shard.entry["raw_data"])["bytes"] for shard in shards),
+        min_length=min(shard.min_length for shard in shards),
+        mean_length=round(residues / proteins, 3),
+        max_length=max(shard.max_length for shard in shards),
+        length_histogram=[
+            {"from": start, "to": end, "proteins": count}
+            for start, end, count in zip(LENGTH_BINS, ends, counts, strict=True)
+        ],
+        composition={chr(ord("A") + i): count for i, count in enumerate(letters) if count},
+        digest=_digest([f"{name}:{h}" for s in shards for name, h in s.entry["raw_data"]["hashes"].items()]),
+    )
+
+
+def summarise(
+    splits: dict[str, SplitSummary],
+    sources: Sequence[SourceSummary],
+    dropped: Counter[str],
+    columns: dict[str, str],
+    settings: dict[str, Any],
+) -> Manifest:
+    """Makes the manifest."""
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        tool=f"plm-composer {__version__}",
+        digest=_digest([f"{name}:{split.digest}" for name, split in splits.items()]),
+        columns=columns,
+        settings=settings,
+        sources=list(sources),
+        splits=splits,
+        dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+    )
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Reads the manifest of a converted dataset.
+
+    Args:
+        folder: The folder that holds ``manifest.json`` beside ``train/``.
+
+    Raises:
+        UserError: There is none, or it cannot be understood.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["format_version"] != FORMAT_VERSION:
+            raise UserError(f"{path}: format version {fields['format_version']}; this program reads {FORMAT_VERSION}")
+        fields["sources"] = [SourceSummary(**source) for source in fields["sources"]]
+        fields["splits"] = {name: SplitSummary(**split) for name, split in fields["splits"].items()}
+        return Manifest(**fields)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; is this a folder that the converter wrote?") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest of the converter ({error}); convert again") from None

@@ -1,0 +1,107 @@
+import errno
+
+import pytest
+
+from plm_composer.errors import UserError
+from plm_composer.shards.manifest import MANIFEST_NAME
+from plm_composer.shards.staging import staged_folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def publish(out, content="new", *, overwrite=False):
+    with staged_folder(out, overwrite=overwrite) as folder:
+        (folder / MANIFEST_NAME).write_text(content)
+        assert folder != out
+
+
+def test_publishes_at_the_end(tmp_path):
+    publish(tmp_path / "deep" / "out")
+    assert names(tmp_path / "deep") == ["out"]
+    assert names(tmp_path / "deep" / "out") == [MANIFEST_NAME]
+
+
+def test_an_empty_folder_may_be_there(tmp_path):
+    (tmp_path / "out").mkdir()
+    publish(tmp_path / "out")
+    assert names(tmp_path / "out") == [MANIFEST_NAME]
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), SystemExit(143)])
+def test_leaves_nothing_after_an_error(tmp_path, error):
+    with pytest.raises(type(error)), staged_folder(tmp_path / "out", overwrite=False) as folder:
+        (folder / "shard").write_text("half")
+        raise error
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_full_disk_is_a_clear_error(tmp_path, number):
+    with pytest.raises(UserError, match=r"out: disk full"), staged_folder(tmp_path / "out", overwrite=False):
+        raise OSError(number, "no space")
+    assert names(tmp_path) == []
+
+
+def test_refuses_what_is_there(tmp_path):
+    publish(tmp_path / "out", "old")
+    with pytest.raises(UserError, match=r"exists; .*--overwrite"):
+        publish(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        publish(tmp_path / "file", overwrite=True)
+
+
+def test_overwrite_replaces_a_dataset_only(tmp_path):
+    publish(tmp_path / "out", "old")
+    publish(tmp_path / "out", "new", overwrite=True)
+    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "new"
+    assert names(tmp_path) == ["out"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="holds other files"):
+        publish(tmp_path / "home", overwrite=True)
+    assert names(tmp_path / "home") == ["thesis.tex"]
+
+
+def test_overwrite_keeps_the_old_until_the_new_is_complete(tmp_path):
+    publish(tmp_path / "out", "old")
+    with pytest.raises(ValueError), staged_folder(tmp_path / "out", overwrite=True):
+        assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
+        raise ValueError
+    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
+    left = tmp_path / "out.partial"
+    (left / "train").mkdir(parents=True)
+    (left / "train" / "index.json").write_text("{}")
+    (left / ".lock").write_text("")
+    publish(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == [MANIFEST_NAME]
+
+
+def test_a_replacement_killed_between_its_renames_is_undone(tmp_path):
+    publish(tmp_path / "out", "old")
+    (tmp_path / "out").rename(tmp_path / "out.replaced")
+    with pytest.raises(UserError, match="exists"):
+        publish(tmp_path / "out")
+    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with staged_folder(tmp_path / "out", overwrite=False) as folder:
+        (folder / "mine").write_text("")
+        with pytest.raises(UserError, match="another conversion is writing here"):
+            publish(tmp_path / "out")
+        assert (folder / "mine").exists()
+    assert names(tmp_path / "out") == ["mine"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Not a directory"):
+        publish(tmp_path / "file" / "out")
