@@ -1,0 +1,1 @@
+"""Reading: shards to cropped, masked, packed batches."""

@@ -1,0 +1,89 @@
+"""From proteins to a batch: crop, tokenise, mask and pack, vectorised over the whole batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_composer.data.batches import BATCH_FORMATS, Batch
+from plm_composer.data.masking import Masking, mask_tokens
+from plm_composer.data.randomness import Purpose, UInt64Array, sample_keys, uniform
+from plm_composer.errors import UserError
+from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, encode
+
+
+class Protein(NamedTuple):
+    """A protein as it comes from the dataset: its residues, and the coordinates of its randomness."""
+
+    sample_id: int
+    epoch: int
+    residues: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Collator:
+    """Makes a batch from proteins; the same proteins always give the same batch.
+
+    Args:
+        seed: The run's seed.
+        crop_length: Most tokens of a protein, ``<cls>`` and ``<eos>`` included.
+        crop_keeps_ends: False adds ``<cls>`` and ``<eos>`` first and then crops, so that their absence tells the
+            model that it sees a piece. True crops the residues and adds both to every piece.
+        batch_format: A name in ``BATCH_FORMATS``.
+        masking: The masking's rates.
+    """
+
+    seed: int = 0
+    crop_length: int = 512
+    crop_keeps_ends: bool = False
+    batch_format: str = "unpadded"
+    masking: Masking = dataclasses.field(default_factory=Masking)
+
+    def __post_init__(self) -> None:
+        if self.crop_length < 3:
+            raise UserError(f"data.crop_length is {self.crop_length}; it must be at least 3 tokens")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; it must be at least 0")
+        if self.batch_format not in BATCH_FORMATS:
+            raise UserError(f"data.batch_format is {self.batch_format!r}; choose from {', '.join(BATCH_FORMATS)}")
+
+    def __call__(self, proteins: Sequence[Protein]) -> Batch:
+        """Crops, tokenises, masks and packs N proteins.
+
+        Returns:
+            A batch as ``plm_composer.data.batches`` describes, in the order of ``proteins``.
+        """
+        keys = sample_keys(self.seed, [p.epoch for p in proteins], [p.sample_id for p in proteins])
+        residue_counts = np.array([len(protein.residues) for protein in proteins])
+        starts = self.crop_starts(keys, residue_counts)
+        pieces = [self._piece(p.residues, int(start)) for p, start in zip(proteins, starts, strict=True)]
+        lengths = np.array([len(piece) for piece in pieces])
+        token_ids = encode(b"".join(pieces)).astype(np.int64)
+
+        offsets = np.cumsum(lengths) - lengths
+        positions = np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
+        input_ids, labels = mask_tokens(token_ids, np.repeat(keys, lengths), positions, self.masking)
+        return BATCH_FORMATS[self.batch_format](input_ids, labels, lengths, self.crop_length)
+
+    def crop_starts(self, keys: UInt64Array, residue_counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Draws where each crop starts, uniformly over all that fit.
+
+        Args:
+            keys: Shape (N,).
+            residue_counts: Shape (N,).
+
+        Returns:
+            Position of each crop's first token, in tokens of ``<cls> protein <eos>`` (or in residues where
+            ``crop_keeps_ends``), shape (N,); 0 where the whole protein fits.
+        """
+        slack = np.maximum(residue_counts + 2 - self.crop_length, 0)
+        return (uniform(keys, Purpose.CROP) * (slack + 1)).astype(np.int64)
+
+    def _piece(self, residues: bytes, start: int) -> bytes:
+        if self.crop_keeps_ends:
+            return CLS_BYTE + residues[start : start + self.crop_length - 2] + EOS_BYTE
+        return (CLS_BYTE + residues + EOS_BYTE)[start : start + self.crop_length]

@@ -1,0 +1,53 @@
+"""Reading a whole split once, in order: what an evaluation needs, without a StreamingDataset's machinery."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from streaming import Stream
+from streaming.base.world import World
+
+from plm_composer.errors import UserError
+
+SEQUENCE_COLUMN = "sequence"
+
+
+def read_split(places: Sequence[Mapping[str, Any]], split: str | None, limit: int | None = None) -> list[bytes]:
+    """Reads proteins, shard by shard, in the order of the dataset.
+
+    Args:
+        places: One or more datasets, one after another, each with ``streaming.Stream``'s ``local`` or ``remote`` or
+            both, and perhaps ``download_retry``, ``download_timeout`` and ``validate_hash``.
+        split: Subfolder.
+        limit: Stop after so many.
+
+    Returns:
+        The residues of each protein.
+
+    Raises:
+        UserError: A dataset or a shard is missing or damaged, or holds something else.
+    """
+    return list(itertools.islice(itertools.chain.from_iterable(_read(place, split) for place in places), limit))
+
+
+def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
+    name = str(place.get("remote") or place.get("local"))
+    if split:
+        name = f"{name}/{split}"
+    try:
+        stream = Stream(**place, split=split)
+        stream.apply_default(
+            {"split": split, "download_retry": 2, "download_timeout": 60, "validate_hash": None, "keep_zip": False}
+        )
+        for shard in stream.get_shards(World.detect(), allow_unsafe_types=False):
+            if SEQUENCE_COLUMN not in shard.column_names:
+                columns = ", ".join(shard.column_names)
+                raise UserError(f"{name} has the columns {columns} but no {SEQUENCE_COLUMN!r}; make it with convert/")
+            stream.prepare_shard(shard)
+            for index in range(shard.size):
+                yield shard[index][SEQUENCE_COLUMN]
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"cannot read the dataset {name}: {reason}") from error
