@@ -1,0 +1,89 @@
+"""ESM2 as Composer trains it: loss and metrics on masked tokens only."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from composer.models import ComposerModel
+from torch import Tensor
+from torchmetrics import Metric
+
+from plm_composer.model.config import training_flops
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.metrics import MaskedAccuracy, MaskedNLL, MaskedPerplexity
+from plm_composer.tokenizer import IGNORE_INDEX
+
+Batch = dict[str, Any]
+
+
+class MaskedPrediction(NamedTuple):
+    """What the model says of the masked tokens of a batch.
+
+    Attributes:
+        logits: Shape (masked, 33), fp32 or better.
+        targets: Right token ids, shape (masked,).
+    """
+
+    logits: Tensor
+    targets: Tensor
+
+
+class ESM2ComposerModel(ComposerModel):
+    """Masked-language-model training of an ESM2.
+
+    A batch is a dict, packed or padded:
+        - ``input_ids`` (tokens,), ``labels`` (tokens,), ``cu_seqlens`` (proteins + 1,) int32, ``max_seqlen`` int;
+        - ``input_ids``, ``attention_mask`` and ``labels``, each (proteins, length).
+
+    Labels are -100 where the loss does not look. The loss is the mean over a microbatch; have Composer weigh
+    microbatches by their masked tokens (``accumulate_train_batch_on_tokens``).
+
+    Args:
+        model: The model.
+        autocast_dtype: Run the forward pass in this precision by the model's own autocast, as on CPU, where Composer
+            offers none. None leaves the matter to Composer. An autocast that is already active is left alone.
+    """
+
+    def __init__(self, model: ESM2, autocast_dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.autocast_dtype = autocast_dtype
+
+    def forward(self, batch: Batch) -> MaskedPrediction:
+        """Predicts the masked tokens of a batch."""
+        input_ids, labels = batch["input_ids"], batch["labels"]
+        select = labels != IGNORE_INDEX
+        layout = {key: batch[key] for key in ("attention_mask", "cu_seqlens", "max_seqlen") if key in batch}
+        with self._autocast(input_ids.device.type):
+            logits = self.model(input_ids, select=select, **layout)
+        return MaskedPrediction(logits, labels[select].long())
+
+    def loss(self, outputs: MaskedPrediction, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
+        """Mean cross-entropy over the masked tokens, in nats; zero, with zero gradients, where there are none."""
+        del batch, args, kwargs
+        logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
+        return F.cross_entropy(logits, outputs.targets, reduction="sum") / max(1, outputs.targets.numel())
+
+    def get_metrics(self, is_train: bool) -> dict[str, Metric]:
+        """The metrics, the same for training and evaluation, each weighted by token."""
+        del is_train
+        return {"masked_nll": MaskedNLL(), "perplexity": MaskedPerplexity(), "accuracy": MaskedAccuracy()}
+
+    def update_metric(self, batch: Batch, outputs: MaskedPrediction, metric: Metric) -> None:
+        """Counts the predictions of a batch in."""
+        del batch
+        metric.update(outputs.logits.detach(), outputs.targets)
+
+    def flops_per_batch(self, batch: Batch) -> int:
+        """Model FLOPs of training on a batch's real tokens: what Composer's ``SpeedMonitor`` divides by time."""
+        lengths = batch["cu_seqlens"].diff() if "cu_seqlens" in batch else batch["attention_mask"].sum(-1)
+        masked = (batch["labels"] != IGNORE_INDEX).sum()
+        return training_flops(self.model.config, lengths.tolist(), int(masked))
+
+    def _autocast(self, device_type: str) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast_dtype is None or torch.is_autocast_enabled(device_type):
+            return contextlib.nullcontext()
+        return torch.autocast(device_type, dtype=self.autocast_dtype)

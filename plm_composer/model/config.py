@@ -1,0 +1,166 @@
+"""What a model is: the fields of its config, the published sizes, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from plm_composer.errors import UserError
+from plm_composer.tokenizer import VOCABULARY
+
+VOCABULARY_SIZE = len(VOCABULARY)
+ESM2_MASK_RATE = 0.15 * 0.8
+"""Expected share of ``<mask>`` in the training of every published ESM2: 15 % chosen, 80 % of them masked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ESM2Config:
+    """An ESM2 and its variants. Names are those of ``transformers.EsmConfig`` where it has one.
+
+    Positions are rotary, the vocabulary is ``plm_composer.tokenizer.VOCABULARY``, there is no dropout.
+
+    Args:
+        num_hidden_layers: Number of blocks.
+        hidden_size: Width of the residual stream.
+        num_attention_heads: Heads; ``hidden_size`` is divided among them, each part an even number.
+        intermediate_size: Width inside the feed-forward.
+        qkv_bias: Biases in the query, key and value projections.
+        intermediate_bias: Bias in the first linear layer of the feed-forward.
+        token_dropout: Zero the embeddings of ``<mask>`` and rescale the others by what is left of the protein.
+        token_dropout_mask_rate: Expected share of ``<mask>`` in training; the rescaling is relative to it.
+        tie_word_embeddings: Decode with the embedding table.
+        layer_norm_eps: Epsilon of every LayerNorm.
+        initializer_range: Standard deviation of the initial weights; 0.02 is that of the published configs.
+        contact_head: Carry fair-esm's contact regression (it is never trained here).
+
+    Raises:
+        UserError: If a value has the wrong type or is impossible.
+    """
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    qkv_bias: bool = True
+    intermediate_bias: bool = True
+    token_dropout: bool = True
+    token_dropout_mask_rate: float = ESM2_MASK_RATE
+    tie_word_embeddings: bool = True
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    contact_head: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), str(field.type))
+        for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name}: {getattr(self, name)} must be at least 1")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise UserError(
+                f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no even head"
+                f" width; make it a multiple of {2 * self.num_attention_heads}"
+            )
+        if not 0 <= self.token_dropout_mask_rate < 1:
+            raise UserError(
+                f"model.token_dropout_mask_rate: {self.token_dropout_mask_rate} must be at least 0 and below 1"
+            )
+        for name in ("layer_norm_eps", "initializer_range"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"model.{name}: {getattr(self, name)} must be above 0")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "model") -> ESM2Config:
+        """Builds a config from a mapping such as a YAML section or ``to_mapping``'s result.
+
+        Args:
+            values: Field names and values.
+            source: What to call the mapping in an error.
+
+        Raises:
+            UserError: If a key is unknown or missing, or a value impossible.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                near = difflib.get_close_matches(str(key), fields, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"the keys are {', '.join(fields)}"
+                raise UserError(f"{source}: unknown key '{key}'; {hint}")
+        for name, field in fields.items():
+            if field.default is dataclasses.MISSING and name not in values:
+                raise UserError(f"{source}: key '{name}' is missing")
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All fields as plain values: JSON, YAML and ``from_mapping`` take it."""
+        return dataclasses.asdict(self)
+
+
+def _check_type(name: str, value: object, type_name: str) -> None:
+    accepted: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
+    if not isinstance(value, accepted[type_name]) or (isinstance(value, bool) and type_name != "bool"):
+        raise UserError(f"model.{name}: {value!r} must be of type {type_name}")
+
+
+PRESETS: dict[str, ESM2Config] = {
+    "esm2_8m": ESM2Config(6, 320, 20, 1280),
+    "esm2_35m": ESM2Config(12, 480, 20, 1920),
+    "esm2_150m": ESM2Config(30, 640, 20, 2560),
+    "esm2_650m": ESM2Config(33, 1280, 20, 5120),
+    "esm2_3b": ESM2Config(36, 2560, 40, 10240),
+    "cramming_67m": ESM2Config(12, 768, 12, 2048, qkv_bias=False, intermediate_bias=False),
+}
+"""The published ESM2 sizes (Lin et al. 2023) and the model of "Cramming Protein Language Model Training"
+(Frey, Joren et al. 2024)."""
+
+
+def parameter_count(config: ESM2Config) -> int:
+    """Number of parameters, the untrained contact regression included where the config has one."""
+    width, inner = config.hidden_size, config.intermediate_size
+    attention = 4 * width * width + width + 3 * width * config.qkv_bias
+    feed_forward = 2 * width * inner + width + inner * config.intermediate_bias
+    block = attention + feed_forward + 4 * width
+    head = width * width + 3 * width + VOCABULARY_SIZE
+    tables = VOCABULARY_SIZE * width * (1 if config.tie_word_embeddings else 2)
+    contact = config.contact_head * (config.num_hidden_layers * config.num_attention_heads + 1)
+    return config.num_hidden_layers * block + 2 * width + head + tables + contact
+
+
+def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: int) -> int:
+    """Floating-point operations of one forward and backward pass over unpadded proteins.
+
+    Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
+    forward one, attention as the square of each protein's own length, and the head on masked tokens only.
+    Recomputation, norms, activations and the optimizer are left out, as is usual for model FLOPs.
+
+    Args:
+        config: The model.
+        lengths: Tokens of each protein, ``<cls>`` and ``<eos>`` included.
+        masked_tokens: Tokens that the loss counts.
+    """
+    lengths = list(lengths)
+    width = config.hidden_size
+    per_token = 2 * (4 * width * width + 2 * width * config.intermediate_size)
+    attention = 4 * width * sum(length * length for length in lengths)
+    head = 2 * (width * width + width * VOCABULARY_SIZE)
+    return 3 * (config.num_hidden_layers * (per_token * sum(lengths) + attention) + head * masked_tokens)
+
+
+def flops_per_token(config: ESM2Config, lengths: Iterable[int], mask_rate: float = 0.15) -> float:
+    """``training_flops`` for each token, for proteins of the given lengths.
+
+    Args:
+        config: The model.
+        lengths: Tokens of each protein; at least one.
+        mask_rate: Share of the tokens that the loss counts.
+    """
+    lengths = list(lengths)
+    tokens = sum(lengths)
+    return training_flops(config, lengths, round(mask_rate * tokens)) / tokens

@@ -1,0 +1,265 @@
+"""ESM2 (Lin et al. 2023, "Evolutionary-scale prediction of atomic-level protein structure with a language model").
+
+Top to bottom: embedding with token dropout, pre-norm blocks with rotary attention, final norm, language-model head,
+contact head. Padded and packed batches run through the same code; ``layout.py`` holds what they do differently.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plm_composer.errors import UserError
+from plm_composer.model.attention import prepare_recording
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
+from plm_composer.model.layout import Layout, packed_layout, padded_layout
+from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
+
+
+class ESM2Attention(nn.Module):
+    """Self-attention within each protein."""
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.num_heads, self.head_size = config.num_attention_heads, config.head_size
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Attends, and mixes the heads' results, shape (..., hidden_size)."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size)).unbind(-3)
+        query = layout.rotate(query * self.head_size**-0.5)
+        attended: Tensor = self.out(layout.attend(query, layout.rotate(key), value).flatten(-2))
+        return attended
+
+
+class ESM2FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.intermediate_bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms each token on its own, shape (..., hidden_size)."""
+        down: Tensor = self.down(F.gelu(self.up(x)))
+        return down
+
+
+class ESM2Block(nn.Module):
+    """One pre-norm transformer block: the unit of sharding and of activation checkpointing."""
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = ESM2Attention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = ESM2FeedForward(config)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """One block's update of the residual stream, shape (..., hidden_size)."""
+        x = x + self.attention(self.attention_norm(x), layout)
+        fed: Tensor = self.feed_forward(self.feed_forward_norm(x))
+        return x + fed
+
+
+class ESM2Head(nn.Module):
+    """Hidden states to logits. The decoding table is handed in, because it usually is the embedding's."""
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(VOCABULARY_SIZE))
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """Logits, shape (..., 33), from hidden states and a decoding table of shape (33, hidden_size)."""
+        x = self.norm(F.gelu(self.dense(x)))
+        # 33 logits cost nothing: fp32 here spares the loss the rounding of bf16.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.to(dtype), table.to(dtype), self.bias.to(dtype))
+
+
+class ESM2ContactHead(nn.Module):
+    """Logistic regression on symmetrised, corrected attention maps (Rao et al. 2021); never trained here."""
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.regression = nn.Linear(config.num_hidden_layers * config.num_attention_heads, 1)
+        # Frozen: no loss reaches it, and DDP waits for the gradient of every parameter that wants one.
+        self.regression.requires_grad_(False)
+
+    def layer_logits(self, layer: int, maps: Tensor, keep: Tensor) -> Tensor:
+        """What one layer adds to the contact logits.
+
+        Args:
+            layer: Index of the layer.
+            maps: Its attention maps, shape (proteins, heads, length, length).
+            keep: True on residues and False on special tokens to leave out, shape (proteins, length).
+
+        Returns:
+            Shape (proteins, length - 2, length - 2): without the first and the last position.
+        """
+        maps = (maps * (keep[:, None, :, None] & keep[:, None, None, :]))[..., 1:-1, 1:-1]
+        maps = maps + maps.transpose(-1, -2)
+        # Average product correction (Dunn et al. 2008).
+        expected = maps.sum(-1, keepdim=True) * maps.sum(-2, keepdim=True) / maps.sum((-1, -2), keepdim=True)
+        weight = self.regression.weight[0, layer * self.num_heads : (layer + 1) * self.num_heads]
+        return torch.einsum("phij,h->pij", maps - expected, weight.to(maps.dtype))
+
+
+class ESM2(nn.Module):
+    """ESM2 with its language-model head.
+
+    Attributes:
+        attention_backend: Name in ``attention.BACKENDS`` for packed batches; None for the fastest one.
+
+    Args:
+        config: The model.
+    """
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_backend: str | None = None
+        self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
+        self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.lm_head = ESM2Head(config)
+        if not config.tie_word_embeddings:
+            self.decoder = nn.Linear(config.hidden_size, VOCABULARY_SIZE, bias=False)
+        if config.contact_head:
+            self.contact_head = ESM2ContactHead(config)
+        self._initialise()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of all positions, or of the selected ones.
+
+        Args:
+            input_ids: Token ids; padded, shape (proteins, length), or packed, shape (tokens,).
+            attention_mask: Padded batches: nonzero on tokens, shape of ``input_ids``. None: all but ``<pad>``.
+            cu_seqlens: Packed batches: where each protein begins and the last one ends, (proteins + 1,), int32.
+            max_seqlen: Packed batches: length of the longest protein.
+            select: Positions to decode, bool, shape of ``input_ids``; None for all.
+
+        Returns:
+            Logits, shape (..., 33), or (selected, 33); fp32 or better.
+        """
+        hidden = self.hidden_states(
+            input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen
+        )
+        return self.head(hidden if select is None else hidden[select])
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Tensor:
+        """Representations after the final norm, shape (..., hidden_size); arguments as for ``forward``."""
+        layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen)
+        x = self._embed(input_ids, layout)
+        for block in self.blocks:
+            x = block(x, layout)
+        normed: Tensor = self.final_norm(x)
+        return normed
+
+    def head(self, hidden_states: Tensor) -> Tensor:
+        """Logits of hidden states, (..., hidden_size) to (..., 33), fp32 or better."""
+        table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight
+        logits: Tensor = self.lm_head(hidden_states, table)
+        return logits
+
+    def predict_contacts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Probability that two residues are in contact, as fair-esm and transformers compute it.
+
+        Args:
+            input_ids: Padded batch with ``<cls>`` first and ``<eos>`` last in each protein, (proteins, length).
+            attention_mask: Nonzero on tokens; None: all but ``<pad>``.
+
+        Returns:
+            Shape (proteins, length - 2, length - 2): ``<cls>`` is cut off; rows and columns of ``<eos>`` and of
+            padding hold nothing of meaning.
+
+        Raises:
+            UserError: If the model has no contact head.
+        """
+        if not self.config.contact_head:
+            raise UserError("this model has no contact head (model.contact_head is false): it predicts no contacts")
+        is_token = _token_mask(input_ids, attention_mask)
+        maps: list[Tensor] = []
+        attend = prepare_recording(is_token, maps)
+        layout = padded_layout(is_token, self.config.head_size, self.embedding.weight.dtype, attend)
+        x = self._embed(input_ids, layout)
+        logits: Tensor = self.contact_head.regression.bias
+        for layer, block in enumerate(self.blocks):
+            x = block(x, layout)
+            # Layer by layer: all maps of a long protein at once would need gigabytes.
+            logits = logits + self.contact_head.layer_logits(layer, maps.pop(), input_ids != EOS_ID)
+        return logits.sigmoid()
+
+    def fsdp_wrap_fn(self, module: nn.Module) -> bool:
+        """Composer asks which modules to shard on their own: the blocks. The table and both its users stay together."""
+        return isinstance(module, ESM2Block)
+
+    def activation_checkpointing_fn(self, module: nn.Module) -> bool:
+        """Composer asks which modules to recompute in the backward pass: the blocks."""
+        return isinstance(module, ESM2Block)
+
+    def _layout(
+        self, input_ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, max_seqlen: int | None
+    ) -> Layout:
+        head_size, dtype = self.config.head_size, self.embedding.weight.dtype
+        if cu_seqlens is None:
+            return padded_layout(_token_mask(input_ids, attention_mask), head_size, dtype)
+        if max_seqlen is None:
+            raise ValueError("a packed batch needs max_seqlen beside cu_seqlens")
+        return packed_layout(input_ids, cu_seqlens, int(max_seqlen), head_size, dtype, self.attention_backend)
+
+    def _embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
+        x: Tensor = self.embedding(input_ids)
+        keep = layout.is_token
+        if self.config.token_dropout:
+            is_mask = (input_ids == MASK_ID) & keep
+            keep = keep & ~is_mask
+            # (1 - expected share of <mask>) / (1 - observed share), each protein's own. Where all is masked, all is
+            # zero, and the clamp only avoids 0 / 0.
+            total = layout.sum_per_protein(layout.is_token)
+            unmasked = total - layout.sum_per_protein(is_mask)
+            scale = total.to(torch.promote_types(x.dtype, torch.float32)) / unmasked.clamp(min=1)
+            x = (x * (1 - self.config.token_dropout_mask_rate) * scale[..., None]).to(x.dtype)
+        return x.masked_fill(~keep[..., None], 0.0)
+
+    def _initialise(self) -> None:
+        """Normal weights (std ``initializer_range``), zero biases, unit norms, a zero row for ``<pad>``.
+
+        As ``EsmPreTrainedModel._init_weights`` of transformers has it, which took it from BERT; deterministic under
+        torch's seed. The contact head starts at zero: untrained, it should say 0.5 of everything.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.embedding.weight[PAD_ID].zero_()
+            if self.config.contact_head:
+                self.contact_head.regression.weight.zero_()
+
+
+def _token_mask(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    return input_ids != PAD_ID if attention_mask is None else attention_mask.bool()

@@ -1,0 +1,119 @@
+"""How the proteins of a batch lie in memory: all that a packed batch and a padded one do differently."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plm_composer.model.attention import BACKENDS, Attend, choose_backend, prepare_padded
+
+ROTARY_BASE = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One batch's layout. Blocks receive it as it is, so that no sharding wrapper casts its rotary tables to bf16.
+
+    Args:
+        attend: The attention of this batch.
+        cosine: Rotary table, broadcast over the batch, shape (..., 1, head_size / 2), fp32 or better.
+        sine: Likewise.
+        is_token: False on padding, shape of the token ids.
+        sum_per_protein: Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'.
+    """
+
+    attend: Attend
+    cosine: Tensor
+    sine: Tensor
+    is_token: Tensor
+    sum_per_protein: Callable[[Tensor], Tensor]
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Turns queries or keys by their position (RoFormer, Su et al. 2021; the half-split form of ESM2).
+
+        Args:
+            x: Shape (..., heads, head_size).
+        """
+        first, second = x.chunk(2, dim=-1)
+        turned = (first * self.cosine - second * self.sine, second * self.cosine + first * self.sine)
+        return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def packed_layout(
+    input_ids: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    head_size: int,
+    dtype: torch.dtype,
+    backend: str | None = None,
+) -> Layout:
+    """The layout of proteins packed into one row, without padding.
+
+    Args:
+        input_ids: Token ids, shape (tokens,).
+        cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32.
+        max_seqlen: Length of the longest protein.
+        head_size: Width of an attention head.
+        dtype: What the parameters are kept in; tables are at least fp32.
+        backend: Name of an attention backend; None for the fastest one.
+    """
+    device = input_ids.device
+    token = torch.arange(len(input_ids), device=device)
+    protein = torch.searchsorted(cu_seqlens, token, right=True, out_int32=True) - 1
+
+    def sum_per_protein(count: Tensor) -> Tensor:
+        return F.pad(count.long().cumsum(0), (1, 0))[cu_seqlens.long()].diff()[protein]
+
+    autocast = torch.is_autocast_enabled(device.type)
+    name = backend or choose_backend(device, torch.get_autocast_dtype(device.type) if autocast else dtype)
+    cosine, sine = rotary_tables(token - cu_seqlens[protein], head_size, dtype)
+    is_token = torch.ones_like(input_ids, dtype=torch.bool)
+    return Layout(BACKENDS[name](cu_seqlens, max_seqlen), cosine, sine, is_token, sum_per_protein)
+
+
+def padded_layout(attention_mask: Tensor, head_size: int, dtype: torch.dtype, attend: Attend | None = None) -> Layout:
+    """The layout of proteins padded to one length.
+
+    Args:
+        attention_mask: True on tokens, False on padding, shape (proteins, length), bool.
+        head_size: Width of an attention head.
+        dtype: What the parameters are kept in; tables are at least fp32.
+        attend: Attention to use; None for torch's.
+    """
+    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    cosine, sine = rotary_tables(position, head_size, dtype)
+
+    def sum_per_protein(count: Tensor) -> Tensor:
+        return count.sum(-1, keepdim=True)
+
+    return Layout(attend or prepare_padded(attention_mask), cosine, sine, attention_mask, sum_per_protein)
+
+
+def inverse_frequencies(head_size: int, device: torch.device | None = None) -> Tensor:
+    """Rotary frequencies in fp32, as fair-esm and transformers keep them, shape (head_size / 2,)."""
+    exponent = torch.arange(0, head_size, 2, device=device).float() / head_size
+    frequencies: Tensor = 1.0 / ROTARY_BASE**exponent
+    return frequencies
+
+
+def rotary_tables(position: Tensor, head_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles.
+
+    Frequencies are rounded to fp32 in any case, because the published models were trained with those.
+
+    Args:
+        position: Index of each token in its protein, shape (n,).
+        head_size: Width of an attention head.
+        dtype: What the parameters are kept in: fp64 gives fp64 tables, all else fp32.
+
+    Returns:
+        Two tensors of shape (n, 1, head_size / 2).
+    """
+    table_dtype = torch.promote_types(dtype, torch.float32)
+    frequencies = inverse_frequencies(head_size, position.device).to(table_dtype)
+    angle = position.to(table_dtype)[:, None, None] * frequencies
+    return angle.cos(), angle.sin()

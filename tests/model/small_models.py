@@ -1,0 +1,72 @@
+"""Small models and batches that the tests of the model share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.esm2 import ESM2
+from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID
+
+SMALL = ESM2Config(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=128)
+LENGTHS = (17, 40, 3, 29)
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> None:
+    """Gives every parameter, norms and biases included, a value of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            center = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(center + 0.15 * noise)
+
+
+def make_batch(lengths: tuple[int, ...] = LENGTHS, seed: int = 0, mask_rate: float = 0.3) -> dict[str, Any]:
+    """A padded and a packed form of the same random proteins, some residues masked; the third protein has no mask."""
+    generator = torch.Generator().manual_seed(seed)
+    proteins, labels = [], []
+    for number, length in enumerate(lengths):
+        ids = torch.randint(4, 24, (length,), generator=generator)
+        ids[0] = CLS_ID
+        ids[-1] = EOS_ID
+        chosen = torch.rand(length, generator=generator) < (0 if number == 2 else mask_rate)
+        chosen[0] = chosen[-1] = False
+        labels.append(torch.where(chosen, ids, -100))
+        proteins.append(torch.where(chosen, MASK_ID, ids))
+    pad = torch.nn.utils.rnn.pad_sequence
+    padded = pad(proteins, batch_first=True, padding_value=PAD_ID)
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    return {
+        "padded": {
+            "input_ids": padded,
+            "attention_mask": (padded != PAD_ID).long(),
+            "labels": pad(labels, batch_first=True, padding_value=-100),
+        },
+        "packed": {
+            "input_ids": torch.cat(proteins),
+            "labels": torch.cat(labels),
+            "cu_seqlens": cu_seqlens,
+            "max_seqlen": max(lengths),
+        },
+    }
+
+
+def inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """What the model itself takes of a batch."""
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
+def make_model(config: ESM2Config = SMALL, dtype: torch.dtype = torch.float32, seed: int = 0) -> ESM2:
+    """A model with nothing left at its initial value."""
+    model = ESM2(config)
+    randomise(model, seed)
+    return model.to(dtype).eval()
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Asserts that two tensors agree to an absolute tolerance, shapes and dtypes included."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
