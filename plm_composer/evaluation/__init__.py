@@ -1,0 +1,1 @@
+"""The pinned evaluation: one protocol, whose losses may be compared."""

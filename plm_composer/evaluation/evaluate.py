@@ -1,0 +1,129 @@
+"""Runs the pinned evaluation on a model and a set of proteins."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from plm_composer.data.batches import Batch
+from plm_composer.data.reading import read_split
+from plm_composer.errors import UserError
+from plm_composer.evaluation.loader import EvaluationBatches
+from plm_composer.evaluation.pinned import set_digest
+from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.model.esm2 import ESM2
+from plm_composer.shards.cleaning import Rules
+from plm_composer.shards.fasta import read_fasta
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What the pinned evaluation found.
+
+    Args:
+        loss: Mean negative log-likelihood of the hidden residues, in nats.
+        perplexity: ``exp(loss)``.
+        accuracy: Share of hidden residues whose most likely token is right.
+        scored_tokens: Number of hidden residues.
+        proteins: Number of proteins.
+        set_digest: Says which set it was.
+    """
+
+    loss: float
+    perplexity: float
+    accuracy: float
+    scored_tokens: int
+    proteins: int
+    set_digest: str
+
+
+def evaluate(
+    model: ESM2,
+    proteins: Sequence[bytes],
+    *,
+    device: str = "cpu",
+    autocast_dtype: torch.dtype | None = None,
+    batch_tokens: int = 16384,
+    progress: bool = False,
+) -> Evaluation:
+    """Scores a model.
+
+    Args:
+        model: The model; it is moved to ``device``.
+        proteins: Residues of each, upper case.
+        device: A torch device.
+        autocast_dtype: Precision of the matrix products; None for the model's own.
+        batch_tokens: Most tokens of a batch.
+        progress: Whether to draw a progress bar on stderr.
+
+    Raises:
+        UserError: There is nothing to score.
+    """
+    if not proteins:
+        raise UserError("the set to evaluate on has no proteins")
+    wrapped = ESM2ComposerModel(model, autocast_dtype=autocast_dtype).to(device).eval()
+    metrics = {name: metric.to(device) for name, metric in wrapped.get_metrics(is_train=False).items()}
+    batches = EvaluationBatches(proteins, batch_tokens)
+    scored = 0
+    with torch.inference_mode():
+        for batch in tqdm(batches, desc="evaluate", unit="batch", disable=not progress):
+            outputs = wrapped.eval_forward(_move(batch, device))
+            scored += outputs.targets.numel()
+            for metric in metrics.values():
+                wrapped.update_metric(batch, outputs, metric)
+    if not scored:
+        raise UserError("the set to evaluate on has no standard residue")
+    loss = float(metrics["masked_nll"].compute())
+    return Evaluation(
+        loss=loss,
+        perplexity=math.exp(loss),
+        accuracy=float(metrics["accuracy"].compute()),
+        scored_tokens=scored,
+        proteins=len(proteins),
+        set_digest=set_digest(proteins),
+    )
+
+
+def read_proteins(path: str, limit: int | None = None) -> list[bytes]:
+    """Reads proteins from a FASTA file or from shards, under the rules of conversion, so that both give one set.
+
+    Args:
+        path: A FASTA file (perhaps compressed, ``-`` for stdin), a folder made by ``convert/`` (its ``val`` split),
+            a folder of one split, or a remote one such as ``s3://bucket/uniref50``.
+        limit: Read only the first so many.
+
+    Raises:
+        UserError: There are no proteins there.
+    """
+    folder = Path(path)
+    if path == "-" or folder.is_file():
+        dropped: Counter[str] = Counter()
+        records = read_fasta(path, rules=Rules(), dropped=dropped)
+        proteins = [residues for _, residues in itertools.islice(records, limit)]
+        for reason, count in dropped.items():
+            print(f"{path}: {count} proteins left out: {reason}", file=sys.stderr)
+    elif "://" in path or folder.is_dir():
+        proteins = _read_shards(path, limit)
+    else:
+        raise UserError(f"{path}: there is no such FASTA file or folder of shards")
+    if not proteins:
+        raise UserError(f"{path}: holds no proteins")
+    return proteins
+
+
+def _read_shards(path: str, limit: int | None) -> list[bytes]:
+    if "://" in path:
+        return read_split([{"remote": path}], "val", limit)
+    return read_split([{"local": path}], "val" if Path(path, "val").is_dir() else None, limit)
+
+
+def _move(batch: Batch, device: str) -> Batch:
+    return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}

@@ -1,0 +1,67 @@
+"""The pinned evaluation as Composer's Trainer takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from composer.core import DataSpec, Evaluator
+
+from plm_composer.data.batches import Batch, count_proteins, count_tokens
+from plm_composer.evaluation.pinned import collate_windows, group_windows
+from plm_composer.tokenizer import IGNORE_INDEX
+
+
+class EvaluationBatches:
+    """The batches of one rank, made anew in each pass.
+
+    Every rank gets the same number of batches, since a sharded model's ranks must run forward together: where the
+    set does not divide, the last batch of some is a copy with nothing to score. So each token counts once, whatever
+    the number of ranks.
+
+    Args:
+        proteins: The whole set, the same on each rank; not empty.
+        max_tokens: Most tokens of a batch.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, proteins: Sequence[bytes], max_tokens: int, rank: int = 0, world_size: int = 1) -> None:
+        groups = group_windows(proteins, max_tokens)
+        self._groups = groups[rank::world_size]
+        self._filler = None if len(self._groups) == -(-len(groups) // world_size) else groups[0]
+
+    def __len__(self) -> int:
+        return len(self._groups) + (self._filler is not None)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for group in self._groups:
+            yield collate_windows(group)
+        if self._filler is not None:
+            batch = collate_windows(self._filler)
+            yield {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
+
+
+def make_evaluator(
+    proteins: Sequence[bytes], max_tokens: int, metric_names: Sequence[str], rank: int = 0, world_size: int = 1
+) -> Evaluator:
+    """Wraps the batches into what the Trainer's ``eval_dataloader`` takes; its metrics are named ``metrics/eval/*``.
+
+    Args:
+        proteins: The whole set, the same on each rank; not empty.
+        max_tokens: Most tokens of a batch.
+        metric_names: Names of the model's metrics to compute.
+        rank: This process.
+        world_size: Number of processes.
+    """
+    spec = DataSpec(
+        EvaluationBatches(proteins, max_tokens, rank, world_size),
+        num_samples=len(proteins),
+        split_batch=lambda batch, _: [batch],
+        get_num_samples_in_batch=count_proteins,
+        get_num_tokens_in_batch=count_tokens,
+    )
+    # Batches are bounded by tokens already, so they are never cut; Composer wants a size all the same.
+    return Evaluator(
+        label="eval", dataloader=spec, metric_names=list(metric_names), device_eval_microbatch_size=len(proteins)
+    )
