@@ -1,0 +1,21 @@
+"""Callbacks by name: Composer's that make sense here, and ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer import callbacks as composer_callbacks
+
+CALLBACKS: dict[str, Any] = {
+    "activation_monitor": composer_callbacks.ActivationMonitor,
+    "early_stopper": composer_callbacks.EarlyStopper,
+    "lr_monitor": composer_callbacks.LRMonitor,
+    "memory_monitor": composer_callbacks.MemoryMonitor,
+    "memory_snapshot": composer_callbacks.MemorySnapshot,
+    "oom_observer": composer_callbacks.OOMObserver,
+    "optimizer_monitor": composer_callbacks.OptimizerMonitor,
+    "runtime_estimator": composer_callbacks.RuntimeEstimator,
+    "speed_monitor": composer_callbacks.SpeedMonitor,
+    "system_metrics_monitor": composer_callbacks.SystemMetricsMonitor,
+    "threshold_stopper": composer_callbacks.ThresholdStopper,
+}

@@ -1,0 +1,171 @@
+"""Checks of a config that need more than its schema: names, arguments, times, sizes, hardware."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer.core.time import ensure_time
+from composer.utils import dist
+from composer.utils.parallelism import FSDP2Config
+
+from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.callbacks import CALLBACKS
+from plm_composer.components import check_arguments, look_up, suggestion
+from plm_composer.config import TrainConfig
+from plm_composer.data.collate import Collator
+from plm_composer.data.masking import Masking
+from plm_composer.errors import UserError
+from plm_composer.loggers import LOGGERS
+from plm_composer.model.config import PRESETS, ESM2Config
+from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+
+PRECISIONS = ("auto", "fp32", "amp_bf16")
+DEVICES = (None, "cpu", "gpu")
+_COUNTED_UNITS = "ep (epochs), ba (batches), sp (proteins) or tok (tokens)"
+
+
+def check_config(config: TrainConfig) -> None:
+    """Checks everything that can be checked before data are read.
+
+    Raises:
+        UserError: The first thing that is wrong, with its key.
+    """
+    make_collator(config)
+    if "pretrained" in config.model:
+        _check_pretrained(config.model)
+    else:
+        model_config(config)
+    if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):
+        raise UserError("data names no dataset; set data.local, data.remote, data.streams or data.fasta")
+    _check_named("optimizer", config.optimizer, OPTIMIZERS, given=("params",))
+    _check_named("scheduler", config.scheduler, SCHEDULERS)
+    for kind, entries, registry, refused in (
+        ("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS),
+        ("callbacks", config.callbacks, CALLBACKS, {}),
+        ("loggers", config.loggers, LOGGERS, {}),
+    ):
+        for name, arguments in entries.items():
+            target = look_up(f"{kind}.{name}", name, registry, refused)
+            if arguments is not None:
+                check_arguments(f"{kind}.{name}", target, arguments)
+    _check_times(config)
+    _check_sizes(config)
+    if config.precision not in PRECISIONS:
+        raise UserError(f"precision is {config.precision!r}; choose from {', '.join(PRECISIONS)}")
+    if config.device not in DEVICES:
+        raise UserError(f"device is {config.device!r}; choose cpu or gpu, or leave it out")
+    if config.device == "gpu" and not torch.cuda.is_available():
+        raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
+    fsdp_config(config)
+    if config.autoresume and config.save_folder is None:
+        raise UserError("autoresume needs save_folder: there would be no checkpoint to resume from")
+
+
+def model_config(config: TrainConfig) -> ESM2Config:
+    """Makes the config of a model that starts from scratch: a preset, with the fields that ``model`` sets over it.
+
+    The token dropout's constant follows the run's own masking: ESM2's 0.12 is 15 % masked, 80 % of it ``<mask>``.
+
+    Raises:
+        UserError: The preset or a field is unknown, or a value is impossible.
+    """
+    fields = dict(config.model)
+    name = fields.pop("name", None)
+    if name is None:
+        raise UserError(f"model.name is missing; choose from {', '.join(PRESETS)}")
+    preset: ESM2Config = look_up("model.name", name, PRESETS)
+    known = {field.name for field in dataclasses.fields(ESM2Config)}
+    for field in fields:
+        if field not in known:
+            raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
+    fields.setdefault("token_dropout_mask_rate", make_collator(config).masking.mask_token_rate)
+    try:
+        return dataclasses.replace(preset, **fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model: {error}") from error
+
+
+def _check_pretrained(model: Mapping[str, Any]) -> None:
+    if len(model) > 1:
+        raise UserError("model.pretrained brings its own config; leave out the other keys of model")
+    if not Path(str(model["pretrained"]), "config.json").is_file():
+        raise UserError(f"model.pretrained: {model['pretrained']} is no Hugging Face folder: it has no config.json")
+
+
+def make_collator(config: TrainConfig) -> Collator:
+    """Makes the collator that the ``data`` section describes."""
+    data = config.data
+    return Collator(
+        seed=config.seed,
+        crop_length=data.crop_length,
+        crop_keeps_ends=data.crop_keeps_ends,
+        batch_format=data.batch_format,
+        masking=Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction),
+    )
+
+
+def fsdp_config(config: TrainConfig) -> FSDP2Config | None:
+    """Makes Composer's FSDP2 config; as a dict, Composer would ignore it without a word.
+
+    Raises:
+        UserError: A field is unknown.
+    """
+    if config.fsdp_config is None:
+        return None
+    check_arguments("fsdp_config", FSDP2Config, config.fsdp_config)
+    return FSDP2Config(**config.fsdp_config)
+
+
+def _check_named(
+    section: str, given_arguments: Mapping[str, Any], registry: Mapping[str, Any], given: tuple[str, ...] = ()
+) -> None:
+    arguments = dict(given_arguments)
+    name = arguments.pop("name", None)
+    if name is None:
+        raise UserError(f"{section}.name is missing; choose from {', '.join(registry)}")
+    check_arguments(section, look_up(f"{section}.name", name, registry), arguments, given)
+
+
+def _check_times(config: TrainConfig) -> None:
+    for key, default_unit, wall_clock in (
+        ("max_duration", "ep", False),
+        ("eval_interval", "ep", True),
+        ("save_interval", "ep", True),
+        ("console_log_interval", "ba", False),
+    ):
+        value = getattr(config, key)
+        try:
+            time = ensure_time(value, default_unit)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{key} is {value!r}; write a number and a unit: {_COUNTED_UNITS}") from error
+        if time.value <= 0 and key == "max_duration":
+            raise UserError(f"max_duration is {value!r}; it must be above 0")
+        if time.unit.value == "sec" and not wall_clock:
+            raise UserError(f"{key} is {value!r}: Composer counts no seconds here; use {_COUNTED_UNITS}")
+
+
+def _check_sizes(config: TrainConfig) -> None:
+    world_size = dist.get_world_size()
+    total = config.global_train_batch_size
+    if total < 1 or total % world_size:
+        raise UserError(
+            f"global_train_batch_size is {total}; it must be at least 1 and divide by the {world_size} processes"
+        )
+    micro = config.device_train_microbatch_size
+    if micro == "auto":
+        if not torch.cuda.is_available() or config.device == "cpu":
+            raise UserError("device_train_microbatch_size=auto needs a GPU; give a number of proteins")
+    elif micro is not None and (not isinstance(micro, int) or not 1 <= micro <= total // world_size):
+        raise UserError(
+            f"device_train_microbatch_size is {micro!r}; it must be a number from 1 to {total // world_size}, the "
+            "proteins that one device gets of global_train_batch_size"
+        )
+    for key in ("num_workers", "prefetch_factor"):
+        if getattr(config.data, key) < (0 if key == "num_workers" else 1):
+            raise UserError(f"data.{key} is {getattr(config.data, key)}; it is too small")
+    if config.eval_batch_tokens < 1:
+        raise UserError(f"eval_batch_tokens is {config.eval_batch_tokens}; it must be at least 1")

@@ -1,0 +1,84 @@
+"""The file ``metrics.jsonl`` that every run leaves: one JSON object a line, for any tool that reads JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from composer import Logger, State
+from composer.loggers import LoggerDestination
+from composer.utils import dist
+
+
+class MetricsFile(LoggerDestination):
+    """Writes what is logged in one batch, or by one evaluation, as one line.
+
+    Each line has ``batch``, ``epoch``, ``proteins``, ``tokens`` and ``seconds`` (training time, resumed runs
+    included) and then the metrics under Composer's names. A resumed run drops the lines that lie after its
+    checkpoint and continues, so that the file reads like an unbroken run's. Only rank 0 writes.
+
+    Args:
+        path: The file; its folder exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pending: dict[str, float] = {}
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Keeps the metrics until the batch or evaluation ends."""
+        del step
+        for name, value in metrics.items():
+            number = value.item() if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1 else value
+            if isinstance(number, int | float):
+                # JSON has no NaN; null says that there was a value and that it was none.
+                self._pending[name] = number if math.isfinite(number) else None  # type: ignore[assignment]
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Drops the lines of batches after the checkpoint that was loaded, if any."""
+        del logger
+        if dist.get_global_rank() != 0 or not self.path.exists():
+            return
+        batch = int(state.timestamp.batch)
+        kept = [line for line in self.path.read_text().splitlines() if _batch_of(line) <= batch]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Writes the batch's line."""
+        del logger
+        self._write(state)
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """Writes the evaluation's line."""
+        del logger
+        self._write(state)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """Writes what was logged after the last batch."""
+        del logger
+        self._write(state)
+
+    def _write(self, state: State) -> None:
+        if dist.get_global_rank() == 0 and self._pending:
+            clock = state.timestamp
+            line = {
+                "batch": int(clock.batch),
+                "epoch": int(clock.epoch),
+                "proteins": int(clock.sample),
+                "tokens": int(clock.token),
+                "seconds": round(clock.total_wct.total_seconds(), 3),
+                **self._pending,
+            }
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        self._pending = {}
+
+
+def _batch_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["batch"])
+    except (ValueError, KeyError, TypeError):
+        # Cut short by a kill in mid-write: belongs to no batch, so it goes.
+        return math.inf

@@ -1,0 +1,38 @@
+"""One key, ``precision``, for GPU and CPU.
+
+On a GPU Composer's own ``amp_bf16`` does the work. On a CPU Composer refuses it, so there the Trainer runs in fp32
+and the model autocasts by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bf16 matrices itself, rather than by way of fp32, which would be slower.
+
+    Args:
+        device: ``cpu`` or ``gpu``.
+    """
+    if device == "gpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Turns ``auto`` into ``amp_bf16`` or ``fp32``."""
+    if precision != "auto":
+        return precision
+    return "amp_bf16" if multiplies_bf16(device) else "fp32"
+
+
+def trainer_precision(precision: str, device: str) -> str:
+    """What Composer's Trainer is told."""
+    return resolve_precision(precision, device) if device == "gpu" else "fp32"
+
+
+def autocast_dtype(precision: str, device: str) -> torch.dtype | None:
+    """What the model autocasts to by itself; None leaves it to the Trainer."""
+    resolved = resolve_precision(precision, device)
+    return torch.bfloat16 if device == "cpu" and resolved == "amp_bf16" else None

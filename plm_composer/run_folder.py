@@ -1,0 +1,113 @@
+"""The folder that a run leaves: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``export/``."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plm_composer.config import TrainConfig, read_resolved, to_yaml
+from plm_composer.errors import UserError
+
+_DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
+_DEFINES_THE_DATA = (
+    "batch_format", "crop_length", "crop_keeps_ends", "mask_rate", "mask_token_fraction", "random_token_fraction",
+    "shuffle", "shuffle_algo", "shuffle_block_size",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of a run lie.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Composer's checkpoints, where ``save_folder`` is not set."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """The last model as a Hugging Face folder."""
+        return self.path / "export"
+
+    def summary(self, scores: Mapping[str, float]) -> str:
+        """What a run says when it ends: the validation scores, where its parts lie, and what to do with them."""
+        latest = self.checkpoints / "latest-rank0.pt"
+        lines = []
+        if "masked_nll" in scores:
+            loss, perplexity, accuracy = (scores[name] for name in ("masked_nll", "perplexity", "accuracy"))
+            lines += [f"validation loss {loss:.4f} nats, perplexity {perplexity:.2f}, accuracy {accuracy:.1%}", ""]
+        lines += [f"{'metrics':<12}{self.metrics}"]
+        lines += [f"{'checkpoint':<12}{latest}"] if latest.exists() else []
+        if self.export.is_dir():
+            lines += [
+                f"{'model':<12}{self.export}  (loads with transformers.EsmForMaskedLM.from_pretrained)",
+                "",
+                "next:",
+                f"  plm evaluate {self.export} --data PROTEINS.fasta",
+                f"  plm embed {self.export} PROTEINS.fasta --out embeddings.npz",
+            ]
+        return "\n".join(lines)
+
+    def holds_a_run(self) -> bool:
+        """Whether there is something to lose: a checkpoint or an exported model."""
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.export))
+
+
+def prepare(config: TrainConfig) -> RunFolder:
+    """Makes the run folder and writes ``config.yaml``. Called by rank 0 alone.
+
+    Raises:
+        UserError: An earlier run lies there and the config neither continues nor replaces it, or continues it with
+            another model, data or optimizer.
+    """
+    folder = RunFolder(Path(config.run_folder))
+    if folder.holds_a_run():
+        if config.autoresume:
+            _check_same_run(config, folder)
+        elif config.save_overwrite:
+            for part in (folder.checkpoints, folder.export):
+                shutil.rmtree(part, ignore_errors=True)
+        else:
+            raise UserError(
+                f"{folder.path} holds an earlier run; continue it with autoresume=true, replace it with "
+                "save_overwrite=true, or choose another run_name="
+            )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.config.write_text(to_yaml(config))
+    except OSError as error:
+        raise UserError(f"run_folder: cannot write {folder.path}: {error.strerror}") from error
+    return folder
+
+
+def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:
+    if not folder.config.is_file():
+        return
+    before, now = read_resolved(folder.config), dataclasses.asdict(config)
+    pairs: list[tuple[str, Any, Any]] = [(key, before.get(key), now[key]) for key in _DEFINES_THE_RUN]
+    pairs += [(f"data.{key}", before.get("data", {}).get(key), now["data"][key]) for key in _DEFINES_THE_DATA]
+    for key, old, new in pairs:
+        if old != new:
+            raise UserError(
+                f"autoresume: {folder.config} was started with {key}={old!r} and this run has {new!r}; resume with "
+                "the same, or choose another run_name="
+            )

@@ -1,0 +1,250 @@
+"""From a config to Composer's Trainer and a trained, exported model: the one place where all parts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from composer import Callback, Evaluator, Trainer
+from composer.loggers import LoggerDestination
+from composer.optim import ComposerScheduler
+from composer.utils import dist, get_device, reproducibility
+from composer.utils.parallelism import ParallelismConfig
+
+from plm_composer import run_folder
+from plm_composer.algorithms import ALGORITHMS
+from plm_composer.automatic_conversion import prepare_shards
+from plm_composer.callbacks import CALLBACKS
+from plm_composer.callbacks.loss_guard import LossGuard
+from plm_composer.callbacks.run_record import RunRecord
+from plm_composer.checks import check_config, fsdp_config, make_collator, model_config
+from plm_composer.components import build
+from plm_composer.config import TrainConfig, to_yaml
+from plm_composer.data.dataset import StreamingProteinDataset
+from plm_composer.data.loader import make_data_spec
+from plm_composer.data.reading import read_split
+from plm_composer.errors import UserError
+from plm_composer.evaluation.loader import make_evaluator
+from plm_composer.export import export_run
+from plm_composer.gloo import correct_sharded_gradients
+from plm_composer.loggers import LOGGERS
+from plm_composer.loggers.metrics_file import MetricsFile
+from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.huggingface import load_huggingface
+from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim.parameter_groups import parameter_groups
+from plm_composer.precision import autocast_dtype, trainer_precision
+from plm_composer.run_folder import RunFolder
+
+T = TypeVar("T")
+
+
+def train(config: TrainConfig) -> None:
+    """Trains as the config says, evaluates, exports the model, and prints where everything lies.
+
+    Args:
+        config: From ``plm_composer.config.load_config``.
+
+    Raises:
+        UserError: Something in the config or the data is wrong.
+    """
+    check_config(config)
+    dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
+    folder = _on_rank_zero(lambda: run_folder.prepare(config))
+    local = prepare_shards(config.data, config.progress_bar)
+    trainer = make_trainer(config, local, folder)
+    assert trainer.state.max_duration is not None
+    if trainer.state.timestamp < trainer.state.max_duration:
+        trainer.fit()
+    elif trainer.state.evaluators:
+        trainer.eval()  # A finished run that is started again: nothing is left to train.
+    scores = _validation_scores(trainer)
+    if config.export:
+        model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
+        export_run(model.model, config, folder.export, scores)
+    trainer.close()
+    if dist.get_global_rank() == 0:
+        print(folder.summary(scores))
+
+
+def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> Trainer:
+    """Builds every part and puts them together.
+
+    Args:
+        config: A checked config.
+        local: Folder of the shards.
+        folder: The run folder, which exists.
+    """
+    device = get_device(config.device)
+    # Before anything draws a weight; the Trainer's own seed comes too late for the model.
+    reproducibility.seed_all(config.seed)
+    train_set = _make_dataset(config, local)
+    train_spec = make_data_spec(
+        train_set,
+        num_workers=config.data.num_workers,
+        prefetch_factor=config.data.prefetch_factor,
+        pin_memory=device.name == "gpu",
+    )
+    model = make_model(config, device.name)
+    per_device = config.global_train_batch_size // dist.get_world_size()
+    fsdp = fsdp_config(config)
+    try:
+        trainer = Trainer(
+            model=model,
+            train_dataloader=train_spec,
+            eval_dataloader=_make_evaluation(config, local, model),
+            max_duration=config.max_duration,
+            algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
+            optimizers=make_optimizer(config, model),
+            schedulers=make_scheduler(config),
+            eval_interval=config.eval_interval,
+            eval_subset_num_batches=config.eval_subset_num_batches,
+            callbacks=[
+                *_build_all("callbacks", config.callbacks, CALLBACKS),
+                LossGuard(),
+                RunRecord(to_yaml(config), model.model.config.to_mapping()),
+            ],
+            loggers=[*_make_loggers(config, folder), MetricsFile(folder.metrics)],
+            run_name=config.run_name,
+            progress_bar=config.progress_bar,
+            log_to_console=config.log_to_console,
+            console_log_interval=config.console_log_interval,
+            load_path=config.load_path,
+            load_weights_only=config.load_weights_only,
+            save_folder=config.save_folder,
+            # Composer refuses to write a checkpoint again that a killed run left beyond the one it resumes from.
+            save_overwrite=config.save_overwrite or config.autoresume,
+            save_interval=config.save_interval,
+            save_num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
+            autoresume=config.autoresume,
+            parallelism_config=ParallelismConfig(fsdp2=fsdp) if fsdp else None,
+            device=device,
+            precision=trainer_precision(config.precision, device.name),
+            device_train_microbatch_size=config.device_train_microbatch_size or per_device,
+            accumulate_train_batch_on_tokens=True,
+            seed=config.seed,
+            dist_timeout=config.dist_timeout,
+            compile_config=config.compile_config,
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"load_path: cannot load {config.load_path}: {error}") from error
+    correct_sharded_gradients(trainer.state.model, torch.device("cuda" if device.name == "gpu" else "cpu"))
+    return trainer
+
+
+def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
+    """Makes the model, from scratch or from ``model.pretrained``.
+
+    Args:
+        config: A checked config.
+        device: ``cpu`` or ``gpu``.
+    """
+    dtype = autocast_dtype(config.precision, device)
+    pretrained = config.model.get("pretrained")
+    if pretrained is None:
+        return ESM2ComposerModel(ESM2(model_config(config)), autocast_dtype=dtype)
+    pretrained_config, state_dict = load_huggingface(pretrained)
+    model = ESM2(pretrained_config)
+    model.load_state_dict(state_dict)
+    return ESM2ComposerModel(model, autocast_dtype=dtype)
+
+
+def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Makes the optimizer; biases and norms do not decay."""
+    arguments = dict(config.optimizer)
+    target = OPTIMIZERS[arguments.pop("name")]
+    groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
+    optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
+    return optimizer
+
+
+def make_scheduler(config: TrainConfig) -> ComposerScheduler:
+    """Makes the learning rate's schedule."""
+    arguments = dict(config.scheduler)
+    scheduler: ComposerScheduler = build("scheduler", SCHEDULERS[arguments.pop("name")], arguments)
+    return scheduler
+
+
+def _make_dataset(config: TrainConfig, local: str | None) -> StreamingProteinDataset:
+    data = config.data
+    return StreamingProteinDataset(
+        make_collator(config),
+        local=local,
+        remote=data.remote,
+        split=data.train_split,
+        streams=data.streams,
+        batch_size=config.global_train_batch_size // dist.get_world_size(),
+        shuffle=data.shuffle,
+        validate_hash=data.validate_hash,
+        shuffle_algo=data.shuffle_algo,
+        shuffle_block_size=data.shuffle_block_size,
+        num_canonical_nodes=data.num_canonical_nodes,
+        predownload=data.predownload,
+        cache_limit=data.cache_limit,
+        download_retry=data.download_retry,
+        download_timeout=data.download_timeout,
+    )
+
+
+def _make_evaluation(config: TrainConfig, local: str | None, model: ESM2ComposerModel) -> Evaluator | None:
+    """The pinned evaluation on the validation split; None where the config says that there is none."""
+    data = config.data
+    if data.val_split is None:
+        return None
+    streams = data.streams.values() if data.streams else [{"local": local, "remote": data.remote}]
+    shared = {"download_retry": data.download_retry, "download_timeout": data.download_timeout}
+    places = [
+        {"local": stream.get("local"), "remote": stream.get("remote"), "validate_hash": data.validate_hash, **shared}
+        for stream in streams
+    ]
+    # The node's first process downloads and unpacks; the others find the files.
+    with dist.run_local_rank_zero_first():
+        proteins = read_split(places, data.val_split)
+    names = list(model.get_metrics(is_train=False))
+    return make_evaluator(proteins, config.eval_batch_tokens, names, dist.get_global_rank(), dist.get_world_size())
+
+
+def _build_all(kind: str, entries: dict[str, dict[str, Any] | None], registry: dict[str, Any]) -> list[Any]:
+    return [
+        build(f"{kind}.{name}", registry[name], arguments)
+        for name, arguments in entries.items()
+        if arguments is not None
+    ]
+
+
+def _make_loggers(config: TrainConfig, folder: RunFolder) -> Sequence[LoggerDestination | Callback]:
+    # What a logger writes locally belongs into the run folder, unless the YAML says otherwise.
+    defaults = {
+        "tensorboard": {"log_dir": str(folder.path / "tensorboard")},
+        "file_logger": {"filename": str(folder.path / "log-rank{rank}.txt")},
+    }
+    entries = {
+        name: None if arguments is None else {**defaults.get(name, {}), **arguments}
+        for name, arguments in config.loggers.items()
+    }
+    return _build_all("loggers", entries, LOGGERS)
+
+
+def _validation_scores(trainer: Trainer) -> dict[str, float]:
+    return {
+        name: float(metric.compute())
+        for metrics in trainer.state.eval_metrics.values()
+        for name, metric in metrics.items()
+    }
+
+
+def _on_rank_zero(work: Callable[[], T]) -> T:
+    """Runs on rank 0, and raises its error on every rank."""
+    outcome: list[Any] = [None, None]
+    if dist.get_global_rank() == 0:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    result: T = outcome[0]
+    return result

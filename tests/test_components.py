@@ -1,0 +1,64 @@
+"""Building components from names."""
+
+import pytest
+from composer import algorithms, callbacks
+
+from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.callbacks import CALLBACKS
+from plm_composer.components import build, check_arguments, look_up
+from plm_composer.errors import UserError
+
+
+class Component:
+    def __init__(self, params: object, size: int, rate: float = 0.5) -> None:
+        if size < 1:
+            raise ValueError("size must be positive\nreally")
+        self.size, self.rate, self.params = size, rate, params
+
+
+def test_arguments_reach_the_class() -> None:
+    made = build("thing", Component, {"size": 3}, params="mine")
+    assert (made.size, made.rate, made.params) == (3, 0.5, "mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 1, "rat": 2}, "thing.rat: there is no such argument; did you mean 'rate'"),
+        ({}, "thing.size: the argument is missing"),
+        ({"size": 1, "params": 2}, "thing.params: there is no such argument"),
+        ({"size": 0}, "thing: size must be positive$"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build("thing", Component, arguments, params=None)
+
+
+def test_keyword_arguments_are_let_through() -> None:
+    def target(known: int = 0, **others: int) -> None: ...
+
+    check_arguments("thing", target, {"anything": 1})
+
+
+def test_every_algorithm_of_composer_is_accepted_or_refused_with_a_reason() -> None:
+    known = set(ALGORITHMS.values())
+    for name in algorithms.__all__:
+        target = getattr(algorithms, name)
+        if isinstance(target, type) and issubclass(target, algorithms.EMA.__mro__[1]) and name != "NoOpModel":
+            snake = {"SAM": "sam", "SWA": "swa", "EMA": "ema", "BlurPool": "blurpool", "CutMix": "cutmix",
+                     "MixUp": "mixup", "CutOut": "cutout", "ColOut": "colout", "AugMix": "augmix",
+                     "RandAugment": "randaugment", "LowPrecisionGroupNorm": "low_precision_groupnorm",
+                     "GhostBatchNorm": "ghost_batchnorm"}.get(name)  # fmt: skip
+            if snake is None:
+                snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+            assert target in known or snake in REFUSED_ALGORITHMS, name
+
+
+def test_refusals_say_why() -> None:
+    with pytest.raises(UserError, match="rotary positions"):
+        look_up("algorithms.alibi", "alibi", ALGORITHMS, REFUSED_ALGORITHMS)
+
+
+def test_callbacks_are_composers() -> None:
+    assert CALLBACKS["speed_monitor"] is callbacks.SpeedMonitor

@@ -1,0 +1,173 @@
+"""YAML, recipes and overrides to one config, and errors of one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from plm_composer.checks import check_config, model_config
+from plm_composer.config import TrainConfig, describe_recipes, load_config, parse_config, to_yaml
+from plm_composer.errors import UserError
+
+BASE = """
+model: {name: esm2_8m}
+data: {fasta: sample}
+optimizer: {name: adamw, lr: 1.0e-3, betas: [0.9, 0.98]}
+algorithms: {gradient_clipping: {clipping_type: norm, clipping_threshold: 1.0}}
+global_train_batch_size: 8
+"""
+
+
+@pytest.fixture
+def run_yaml(tmp_path: Path) -> Path:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "fast.yaml").write_text("# Quick.\nprecision: amp_bf16\nseed: 2\n")
+    (tmp_path / "recipes" / "padded.yaml").write_text("# Slow.\ndata: {batch_format: padded}\nseed: 3\n")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def test_later_layers_win(run_yaml: Path) -> None:
+    config = load_config(run_yaml, ["recipe=fast,padded", "max_duration=5ba", "data.crop_length=64"])
+    assert (config.precision, config.data.batch_format, config.seed) == ("amp_bf16", "padded", 3)
+    assert (config.max_duration, config.data.crop_length) == ("5ba", 64)
+    assert load_config(run_yaml, ["recipe=padded,fast"]).seed == 2
+    assert load_config(run_yaml, ["recipe=fast", "seed=9"]).seed == 9
+
+
+def test_a_recipe_may_be_a_path(run_yaml: Path) -> None:
+    assert load_config(run_yaml, [f"recipe={run_yaml.parent}/recipes/fast.yaml"]).precision == "amp_bf16"
+
+
+def test_a_run_is_named_after_its_yaml_and_recipes(run_yaml: Path) -> None:
+    assert load_config(run_yaml).run_folder == "runs/tiny"
+    assert load_config(run_yaml, ["recipe=fast"]).save_folder == "runs/tiny-fast/checkpoints"
+    assert load_config(run_yaml, ["recipe=fast", "run_name=mine"]).run_folder == "runs/mine"
+
+
+def test_naming_one_source_of_data_resets_the_others(run_yaml: Path) -> None:
+    data = load_config(run_yaml, ["data.local=shards"]).data
+    assert (data.fasta, data.local) == (None, "shards")
+    data = load_config(run_yaml, ["data.remote=s3://bucket/set", "data.local=cache"]).data
+    assert (data.fasta, data.local, data.remote) == (None, "cache", "s3://bucket/set")
+
+
+def test_another_optimizer_does_not_inherit_arguments(run_yaml: Path) -> None:
+    assert load_config(run_yaml, ["optimizer.name=sgd", "optimizer.lr=1"]).optimizer == {"name": "sgd", "lr": 1}
+    assert load_config(run_yaml, ["optimizer.lr=0.1"]).optimizer["betas"] == [0.9, 0.98]
+
+
+def test_a_pretrained_model_replaces_the_preset(run_yaml: Path) -> None:
+    assert load_config(run_yaml, ["model.pretrained=folder"]).model == {"pretrained": "folder"}
+
+
+def test_null_switches_a_component_off(run_yaml: Path) -> None:
+    config = load_config(run_yaml, ["algorithms.gradient_clipping=null"])
+    assert config.algorithms == {"gradient_clipping": None}
+    check_config(config)
+
+
+def test_the_resolved_config_reads_back(run_yaml: Path) -> None:
+    config = load_config(run_yaml, ["recipe=fast"])
+    assert parse_config(yaml.safe_load(to_yaml(config)), "config.yaml") == config
+
+
+def test_token_dropout_follows_the_masking(run_yaml: Path) -> None:
+    assert model_config(load_config(run_yaml)).token_dropout_mask_rate == pytest.approx(0.12)
+    overrides = ["data.mask_rate=0.25", "data.mask_token_fraction=1.0", "data.random_token_fraction=0.0"]
+    assert model_config(load_config(run_yaml, overrides)).token_dropout_mask_rate == pytest.approx(0.25)
+
+
+def test_model_fields_override_the_preset(run_yaml: Path) -> None:
+    config = model_config(load_config(run_yaml, ["model.num_hidden_layers=2", "model.qkv_bias=false"]))
+    assert (config.num_hidden_layers, config.qkv_bias, config.hidden_size) == (2, False, 320)
+
+
+WRONG = {
+    "sed=3": "command line: sed: there is no such key; did you mean 'seed'",
+    "seed=abc": "command line: seed: Value 'abc'",
+    "data.crop_lenght=3": "data.crop_lenght: there is no such key; did you mean 'crop_length'",
+    "data.crop_length=2": "data.crop_length is 2",
+    "data.mask_rate=0": "data.mask_rate is 0",
+    "data.batch_format=ragged": "data.batch_format is 'ragged'",
+    "data.num_workers=-1": "data.num_workers is -1",
+    "recipe=fsat": "recipe=fsat: did you mean 'fast'",
+    "recipe=no/such.yaml": "no/such.yaml: there is no such file",
+    "oops": "'oops' is not an override; write key=value",
+    "model.name=esm2_8b": "model.name: there is no 'esm2_8b'; did you mean",
+    "model.hiden_size=64": "model.hiden_size: there is no such key; did you mean 'hidden_size'",
+    "model.hidden_size=100": "model.hidden_size",
+    "optimizer.name=adammw": "optimizer.name: there is no 'adammw'; did you mean 'adamw'",
+    "optimizer.betaz=1": "optimizer.betaz: there is no such argument; did you mean 'betas'",
+    "scheduler.name=linear_with_warmup": "scheduler.t_warmup: the argument is missing",
+    "algorithms.alibi={}": "algorithms.alibi: 'alibi' is refused: Composer's version finds nothing",
+    "algorithms.ema.half_live=3ba": "algorithms.ema.half_live: there is no such argument; did you mean 'half_life'",
+    "callbacks.speed_monitr={}": "callbacks.speed_monitr: there is no 'speed_monitr'; did you mean 'speed_monitor'",
+    "loggers.wandbb={}": "loggers.wandbb: there is no 'wandbb'; did you mean 'wandb'",
+    "max_duration=24h": "max_duration is '24h'",
+    "max_duration=60sec": "max_duration is '60sec': Composer counts no seconds here",
+    "max_duration=0ba": "max_duration is '0ba'; it must be above 0",
+    "eval_interval=often": "eval_interval is 'often'",
+    "global_train_batch_size=0": "global_train_batch_size is 0",
+    "device_train_microbatch_size=9": "device_train_microbatch_size is 9; it must be a number from 1 to 8",
+    "device_train_microbatch_size=many": "device_train_microbatch_size is 'many'",
+    "precision=fp8": "precision is 'fp8'; choose from auto, fp32, amp_bf16",
+    "device=tpu": "device is 'tpu'",
+    "fsdp_config.shard=1": "fsdp_config.shard: there is no such argument",
+    "data.local=null": "data names no dataset",
+    "run_folder=${nowhere}": "run_folder: Interpolation key 'nowhere' not found",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG.items())
+def test_a_wrong_override_is_one_clear_line(run_yaml: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_config(load_config(run_yaml, [override]))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [\n", "tiny.yaml:2: not valid YAML"),
+        ("seed: 1\nseed: 2\n", "tiny.yaml:2: not valid YAML: found duplicate key seed"),
+        ("- 1\n", "tiny.yaml: must hold keys and values"),
+        ("\x00", "tiny.yaml: not valid YAML"),
+        ("sedd: 1\n", "tiny.yaml: sedd: there is no such key"),
+        ("", "model.name is missing"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_line(run_yaml: Path, content: str, message: str) -> None:
+    run_yaml.write_text(content)
+    with pytest.raises(UserError) as error:
+        check_config(load_config(run_yaml))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_every_yaml_and_recipe_of_the_project_is_valid(repository: Path) -> None:
+    yamls = sorted((repository / "yamls").glob("*.yaml"))
+    recipes = sorted((repository / "yamls" / "recipes").glob("*.yaml"))
+    assert {path.stem for path in yamls} >= {
+        "esm2_small", "esm2_35m", "esm2_150m", "esm2_650m", "esm2_3b", "cramming",
+    }  # fmt: skip
+    assert {path.stem for path in recipes} >= {"baseline", "bf16", "unpadded", "fast", "fsdp"}
+    for path in yamls:
+        assert path.read_text().startswith("# ")
+        for recipe in [None, *recipes]:
+            check_config(load_config(path, [f"recipe={recipe.stem}"] if recipe else []))
+
+
+def test_recipes_are_described(run_yaml: Path) -> None:
+    assert describe_recipes(run_yaml.parent / "recipes") == {"fast": "Quick.", "padded": "Slow."}
+
+
+def test_defaults_are_what_the_schema_says() -> None:
+    assert TrainConfig().data.mask_rate == 0.15
