@@ -1,0 +1,164 @@
+"""``plm``: what is not training or conversion. Results go to stdout, progress and warnings to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plm_composer.errors import UserError, run_command
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Protein language models."
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if there is one.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32 or amp_bf16.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a batch.")]
+Model = Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a Hugging Face folder.")]
+
+# Each command imports what it needs itself: torch and Composer take seconds, and `plm --help` needs neither.
+
+
+@app.command()
+def config(
+    yaml: Annotated[Path, typer.Argument(help="The run's YAML.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, and recipe=NAME.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a YAML with its recipes and overrides, and print the resolved config."""
+    from plm_composer.checks import check_config
+    from plm_composer.config import load_config, to_yaml
+
+    resolved = load_config(yaml, overrides or [])
+    check_config(resolved)
+    print(json.dumps(dataclasses.asdict(resolved)) if as_json else to_yaml(resolved), end="\n" if as_json else "")
+
+
+@app.command()
+def recipes(
+    folder: Annotated[Path | None, typer.Option(help="Folder of recipes; default: yamls/recipes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the speed-up recipes, one line each."""
+    from plm_composer.config import default_recipe_folder, describe_recipes
+
+    found = describe_recipes(folder or default_recipe_folder())
+    _print(found, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[str, typer.Option(help="A FASTA file, a folder of shards, or a remote one.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many proteins.")] = None,
+    batch_tokens: BatchTokens = 16384,
+    device: Device = None,
+    precision: Precision = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """Score a model by the pinned evaluation: 15 % of residues hidden, loss in nats."""
+    from plm_composer.evaluation.evaluate import evaluate as run_evaluation
+    from plm_composer.evaluation.evaluate import read_proteins
+    from plm_composer.loading import load_model
+
+    place = _place(device, precision)
+    loaded = load_model(model)
+    result = run_evaluation(loaded.model, read_proteins(data, limit), batch_tokens=batch_tokens, progress=True, **place)
+    _print({"model": str(loaded.source), "data": data, **dataclasses.asdict(result)}, as_json)
+
+
+@app.command()
+def export(
+    checkpoint: Model,
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    data: Annotated[str | None, typer.Option(help="Score the model on these proteins for its card.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a Hugging Face folder that `transformers` loads, with a model card."""
+    from plm_composer.evaluation.evaluate import evaluate as run_evaluation
+    from plm_composer.evaluation.evaluate import read_proteins
+    from plm_composer.export import export_model
+    from plm_composer.loading import load_model
+
+    loaded = load_model(checkpoint)
+    scores: dict[str, Any] = {}
+    if data is not None:
+        evaluation = dataclasses.asdict(run_evaluation(loaded.model, read_proteins(data), progress=True))
+        scores = {key: value for key, value in evaluation.items() if isinstance(value, int | float)}
+    export_model(loaded.model, out, loaded.run, scores)
+    _print({"model": str(loaded.source), "export": str(out), **scores}, as_json)
+
+
+@app.command()
+def embed(
+    checkpoint: Model,
+    fasta: Annotated[str, typer.Argument(help="Proteins, perhaps compressed; - reads stdin.")],
+    out: Annotated[Path, typer.Option(help="File to write: .npz or .safetensors.")],
+    per_residue: Annotated[
+        bool, typer.Option("--per-residue", help="A vector for each residue, not the mean.")
+    ] = False,
+    batch_tokens: BatchTokens = 16384,
+    device: Device = None,
+    precision: Precision = "fp32",
+    as_json: AsJson = False,
+) -> None:
+    """Write the last layer's embeddings of proteins, in the order of the FASTA."""
+    from plm_composer.embedding import check_output, save_embeddings
+    from plm_composer.embedding import embed as run_embedding
+    from plm_composer.loading import load_model
+    from plm_composer.shards.fasta import read_fasta
+
+    check_output(out)
+    place = _place(device, precision)
+    records = list(read_fasta(fasta))
+    if not records:
+        raise UserError(f"{fasta}: holds no proteins")
+    loaded = load_model(checkpoint)
+    embeddings = run_embedding(
+        loaded.model,
+        [residues for _, residues in records],
+        per_residue=per_residue,
+        batch_tokens=batch_tokens,
+        progress=True,
+        **place,
+    )
+    save_embeddings(out, [header for header, _ in records], embeddings)
+    width = loaded.model.config.hidden_size
+    _print({"model": str(loaded.source), "out": str(out), "proteins": len(records), "hidden_size": width}, as_json)
+
+
+def _place(device: str | None, precision: str) -> dict[str, Any]:
+    """The torch device and autocast dtype of ``--device`` and ``--precision``."""
+    import torch
+
+    from plm_composer.checks import DEVICES, PRECISIONS
+    from plm_composer.precision import resolve_precision
+
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision is {precision!r}; choose from {', '.join(PRECISIONS)}")
+    if device not in DEVICES:
+        raise UserError(f"--device is {device!r}; choose cpu or gpu")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise UserError("--device is gpu, but torch finds no CUDA device")
+    name = device or ("gpu" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if resolve_precision(precision, name) == "amp_bf16" else None
+    return {"device": "cuda" if name == "gpu" else "cpu", "autocast_dtype": dtype}
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    width = max(map(len, result), default=0)
+    for key, value in result.items():
+        print(f"{key:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def main() -> None:
+    """Runs ``plm``."""
+    run_command(lambda: app(standalone_mode=True))

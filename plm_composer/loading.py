@@ -1,0 +1,138 @@
+"""A trained model from wherever it lies: a run, a checkpoint, a Hugging Face folder or a fair-esm file."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from plm_composer.config import TrainConfig, parse_config
+from plm_composer.errors import UserError
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.fair_esm import load_fair_esm
+from plm_composer.model.huggingface import load_huggingface
+
+_MODEL_PREFIX = "model."
+"""``ESM2ComposerModel`` holds the ESM2 under this name."""
+
+# What Composer's checkpoints hold beside tensors: clocks and the states of random generators. Naming them keeps
+# torch from unpickling anything else, which could run code.
+_PLAIN_TYPES: list[Any] = [
+    datetime.timedelta,
+    np.ndarray,
+    np.dtype,
+    type(np.dtype(np.uint32)),
+    np.array(0).__reduce__()[0],  # numpy's own `_reconstruct`, which moved between its versions
+    torch.torch_version.TorchVersion,
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model and where it comes from.
+
+    Args:
+        model: In evaluation mode, fp32, on the CPU.
+        source: The file or folder that was read.
+        run: The config of the run that trained it, where the checkpoint tells.
+    """
+
+    model: ESM2
+    source: Path
+    run: TrainConfig | None = None
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Loads a model.
+
+    Args:
+        path: A run folder (its last checkpoint, or else its export), a Composer checkpoint (a ``.pt`` file, or the
+            folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file.
+
+    Raises:
+        UserError: There is nothing there that can be loaded.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: there is no such checkpoint or folder")
+    if path.is_file():
+        return _load_file(path)
+    if (path / "config.json").is_file():
+        config, state_dict = load_huggingface(path)
+        return LoadedModel(_assemble(config, state_dict, path), path)
+    latest = path / "checkpoints" / "latest-rank0.pt"
+    if latest.exists():
+        return load_model(latest.resolve())
+    if (path / "export").is_dir():
+        return load_model(path / "export")
+    if (path / ".metadata").is_file():
+        return _load_sharded(path)
+    raise UserError(f"{path}: neither a run folder, a sharded checkpoint nor a Hugging Face folder (no config.json)")
+
+
+def _load_file(path: Path) -> LoadedModel:
+    content = _read_checkpoint(path)
+    if "state" not in content:
+        config, state_dict = load_fair_esm(path)
+        return LoadedModel(_assemble(config, state_dict, path), path)
+    return _from_composer(content["state"], path)
+
+
+def _load_sharded(path: Path) -> LoadedModel:
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "checkpoint.pt"
+        dcp_to_torch_save(path, whole)
+        content = _read_checkpoint(whole)
+    return _from_composer(content["state"], path)
+
+
+def _from_composer(state: Mapping[str, Any], path: Path) -> LoadedModel:
+    record = _find_record(state, path)
+    run = parse_config(yaml.safe_load(record["config"]), str(path))
+    weights = {
+        name.removeprefix(_MODEL_PREFIX): tensor
+        for name, tensor in state["model"].items()
+        if name.startswith(_MODEL_PREFIX)
+    }
+    return LoadedModel(_assemble(ESM2Config.from_mapping(record["model"], str(path)), weights, path), path, run)
+
+
+def _find_record(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """What ``plm_composer.callbacks.run_record.RunRecord`` left in the checkpoint."""
+    callbacks = state.get("callbacks") or {}
+    for name, content in callbacks.items() if isinstance(callbacks, Mapping) else callbacks:
+        if name.rsplit(".", 1)[-1] == "RunRecord":
+            record: Mapping[str, Any] = content
+            return record
+    raise UserError(f"{path}: the checkpoint does not say how its model was built; it is not one of train.py's")
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        with torch.serialization.safe_globals(_PLAIN_TYPES):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a checkpoint of train.py or fair-esm, or a damaged one") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds no state dict")
+    return content
+
+
+def _assemble(config: ESM2Config, state_dict: Mapping[str, Any], path: Path) -> ESM2:
+    model = ESM2(config)
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise UserError(f"{path}: the weights do not fit the model: {str(error).splitlines()[-1].strip()}") from error
+    return model.float().eval()

@@ -1,0 +1,98 @@
+"""The ``plm`` command, as a user types it."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from transformers import AutoTokenizer, EsmForMaskedLM
+from typer.testing import CliRunner
+
+from plm_composer.cli import app
+from plm_composer.sample import VAL_FASTA
+
+
+def plm(*arguments: object):
+    """Runs ``plm`` in this process; errors that the user can mend come out as exceptions."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def result_of(*arguments: object) -> dict:
+    result = plm(*arguments, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def test_config_prints_the_resolved_config(repository) -> None:
+    path = repository / "yamls" / "esm2_small.yaml"
+    printed = yaml.safe_load(plm("config", path, "recipe=bf16", "seed=3").stdout)
+    assert (printed["precision"], printed["seed"]) == ("amp_bf16", 3)
+    assert result_of("config", path, "recipe=bf16", "seed=3") == printed
+
+
+def test_recipes_lists_each_with_a_line(repository) -> None:
+    listed = result_of("recipes", "--folder", repository / "yamls" / "recipes")
+    assert {"baseline", "bf16", "unpadded", "fast", "fsdp"} <= set(listed)
+    assert all(len(text) > 20 for text in listed.values())
+
+
+def test_evaluate(finished_run) -> None:
+    scores = result_of("evaluate", finished_run.folder, "--data", VAL_FASTA, "--limit", 5)
+    assert scores["proteins"] == 5
+    assert np.exp(scores["loss"]) == pytest.approx(scores["perplexity"])
+    assert "perplexity" in plm("evaluate", finished_run.folder, "--data", VAL_FASTA, "--limit", 5).stdout
+
+
+def test_export_with_scores(finished_run, tmp_path) -> None:
+    short = tmp_path / "short.fasta"
+    short.write_text(">a\nMKVLLA\n>b\nACDEFGHIK\n")
+    scores = result_of("export", finished_run.folder, tmp_path / "out", "--data", short)
+    EsmForMaskedLM.from_pretrained(tmp_path / "out")
+    AutoTokenizer.from_pretrained(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| loss | {scores['loss']:.4f} |" in card
+    assert "| proteins | 2 |" in card
+    assert "global_train_batch_size: 16" in card
+    # Again: an export may be replaced, anything else may not.
+    result_of("export", finished_run.folder, tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    assert "is no exported model" in str(plm("export", finished_run.folder, tmp_path / "mine").exception)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_embed(finished_run, tmp_path) -> None:
+    fasta = tmp_path / "a.fasta"
+    fasta.write_text(">long one\nMKVLLA\nMKVLLA\n>b\nACD\n")
+    summary = result_of("embed", finished_run.folder, fasta, "--out", tmp_path / "e.npz")
+    assert summary["proteins"] == 2
+    saved = np.load(tmp_path / "e.npz")
+    assert saved["names"].tolist() == ["long one", "b"]
+    assert saved["embeddings"].shape == (2, 32)
+    result_of("embed", finished_run.folder, fasta, "--out", tmp_path / "r.npz", "--per-residue")
+    assert np.load(tmp_path / "r.npz")["0"].shape == (12, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere", "--data", "x.fasta"], "nowhere: there is no such checkpoint"),
+        (["evaluate", "{run}", "--data", "x.fasta"], "x.fasta: there is no such FASTA"),
+        (["evaluate", "{run}", "--data", "x.fasta", "--precision", "fp8"], "--precision is 'fp8'"),
+        (["evaluate", "{run}", "--data", "x.fasta", "--device", "tpu"], "--device is 'tpu'"),
+        (["embed", "{run}", "x.fasta", "--out", "e.txt"], "must end in .npz or .safetensors"),
+        (["embed", "{run}", "x.fasta", "--out", "none/e.npz"], "there is no folder none"),
+        (["config", "none.yaml"], "none.yaml: there is no such file"),
+        (["recipes", "--folder", "none"], "no such folder of recipes"),
+    ],
+)
+def test_wrong_input_is_one_line(finished_run, arguments: list[str], message: str) -> None:
+    result = plm(*(argument.format(run=finished_run.folder) for argument in arguments))
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_the_command_exits_with_2_and_no_traceback(run_command) -> None:
+    result = run_command("plm", "evaluate", "nowhere", "--data", "x.fasta")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: nowhere: there is no such checkpoint or folder\n"
