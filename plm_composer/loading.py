@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 
 from plm_composer.config import TrainConfig, parse_config
@@ -20,20 +16,10 @@ from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.fair_esm import load_fair_esm
 from plm_composer.model.huggingface import load_huggingface
+from plm_composer.model.weight_files import read_torch_file
 
 _MODEL_PREFIX = "model."
 """``ESM2ComposerModel`` holds the ESM2 under this name."""
-
-# What Composer's checkpoints hold beside tensors: clocks and the states of random generators. Naming them keeps
-# torch from unpickling anything else, which could run code.
-_PLAIN_TYPES: list[Any] = [
-    datetime.timedelta,
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.uint32)),
-    np.array(0).__reduce__()[0],  # numpy's own `_reconstruct`, which moved between its versions
-    torch.torch_version.TorchVersion,
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +66,7 @@ def load_model(path: str | Path) -> LoadedModel:
 
 
 def _load_file(path: Path) -> LoadedModel:
-    content = _read_checkpoint(path)
+    content = read_torch_file(path)
     if "state" not in content:
         config, state_dict = load_fair_esm(path)
         return LoadedModel(_assemble(config, state_dict, path), path)
@@ -93,7 +79,7 @@ def _load_sharded(path: Path) -> LoadedModel:
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "checkpoint.pt"
         dcp_to_torch_save(path, whole)
-        content = _read_checkpoint(whole)
+        content = read_torch_file(whole)
     return _from_composer(content["state"], path)
 
 
@@ -116,17 +102,6 @@ def _find_record(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
             record: Mapping[str, Any] = content
             return record
     raise UserError(f"{path}: the checkpoint does not say how its model was built; it is not one of train.py's")
-
-
-def _read_checkpoint(path: Path) -> Mapping[str, Any]:
-    try:
-        with torch.serialization.safe_globals(_PLAIN_TYPES):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a checkpoint of train.py or fair-esm, or a damaged one") from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds no state dict")
-    return content
 
 
 def _assemble(config: ESM2Config, state_dict: Mapping[str, Any], path: Path) -> ESM2:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ _DEFINES_THE_DATA = (
     "batch_format", "crop_length", "crop_keeps_ends", "mask_rate", "mask_token_fraction", "random_token_fraction",
     "shuffle", "shuffle_algo", "shuffle_block_size",
 )  # fmt: skip
+_FULL = 1 << 20
+"""Bytes free below which a disk counts as full: what failed to be written may have left a little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,23 @@ class RunFolder:
                 f"  plm embed {self.export} PROTEINS.fasta --out embeddings.npz",
             ]
         return "\n".join(lines)
+
+    @contextlib.contextmanager
+    def explain_full_disk(self) -> Iterator[None]:
+        """Says so where the disk is full: writers, torch's above all, fail for it with many kinds of errors.
+
+        Raises:
+            UserError: The work failed and the disk is full.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if shutil.disk_usage(self.path).free < _FULL:
+                raise UserError(
+                    f"{self.path}: the disk is full; free some space and start again with autoresume=true, which "
+                    "continues from the last whole checkpoint"
+                ) from error
+            raise
 
     def holds_a_run(self) -> bool:
         """Whether there is something to lose: a checkpoint or an exported model."""

@@ -56,14 +56,15 @@ def train(config: TrainConfig) -> None:
     local = prepare_shards(config.data, config.progress_bar)
     trainer = make_trainer(config, local, folder)
     assert trainer.state.max_duration is not None
-    if trainer.state.timestamp < trainer.state.max_duration:
-        trainer.fit()
-    elif trainer.state.evaluators:
-        trainer.eval()  # A finished run that is started again: nothing is left to train.
-    scores = _validation_scores(trainer)
-    if config.export:
-        model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
-        export_run(model.model, config, folder.export, scores)
+    with folder.explain_full_disk():
+        if trainer.state.timestamp < trainer.state.max_duration:
+            trainer.fit()
+        elif trainer.state.evaluators:
+            trainer.eval()  # A finished run that is started again: nothing is left to train.
+        scores = _validation_scores(trainer)
+        if config.export:
+            model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
+            export_run(model.model, config, folder.export, scores)
     trainer.close()
     if dist.get_global_rank() == 0:
         print(folder.summary(scores))

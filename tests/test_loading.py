@@ -28,7 +28,7 @@ def test_a_run_its_checkpoint_and_its_export_are_one_model(finished_run, tmp_pat
 @pytest.mark.parametrize("content", [b"", b">a\nMKV\n", b"PK\x03\x04 cut short"])
 def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.pt: not a checkpoint"):
+    with pytest.raises(UserError, match=r"model\.pt: not a PyTorch file"):
         load_model(tmp_path / "model.pt")
 
 

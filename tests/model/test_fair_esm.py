@@ -101,7 +101,7 @@ def test_broken_files_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"esm2_x.pt: no such file"):
         load_fair_esm(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"esm2_x.pt: cannot be read"):
+    with pytest.raises(UserError, match=r"esm2_x.pt: not a PyTorch file"):
         load_fair_esm(path)
     torch.save({"weight": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"esm2_x.pt: no ESM2 file of fair-esm"):

@@ -198,7 +198,7 @@ def test_broken_folders_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no weights"):
         load_huggingface(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"pytorch_model.bin: cannot be read"):
+    with pytest.raises(UserError, match=r"pytorch_model.bin: not a PyTorch file"):
         load_huggingface(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"model.safetensors: cannot be read"):
