@@ -26,6 +26,7 @@ from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 PRECISIONS = ("auto", "fp32", "amp_bf16")
 DEVICES = (None, "cpu", "gpu")
 _COUNTED_UNITS = "ep (epochs), ba (batches), sp (proteins) or tok (tokens)"
+_SCHEDULE_UNITS = f"dur (share of max_duration), {_COUNTED_UNITS}"
 
 
 def check_config(config: TrainConfig) -> None:
@@ -53,6 +54,7 @@ def check_config(config: TrainConfig) -> None:
             if arguments is not None:
                 check_arguments(f"{kind}.{name}", target, arguments)
     _check_times(config)
+    _check_schedule(config)
     _check_sizes(config)
     if config.precision not in PRECISIONS:
         raise UserError(f"precision is {config.precision!r}; choose from {', '.join(PRECISIONS)}")
@@ -146,6 +148,26 @@ def _check_times(config: TrainConfig) -> None:
             raise UserError(f"max_duration is {value!r}; it must be above 0")
         if time.unit.value == "sec" and not wall_clock:
             raise UserError(f"{key} is {value!r}: Composer counts no seconds here; use {_COUNTED_UNITS}")
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    """Composer compares a warm-up with the schedule's end, which takes one unit; epochs it turns into batches."""
+    whole = ensure_time(config.max_duration, "ep").unit.value
+
+    def unit(key: str, default: str) -> str:
+        value = config.scheduler.get(key, default)
+        try:
+            found = str(ensure_time(value, "ba").unit.value)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"scheduler.{key} is {value!r}; write a number and a unit: {_SCHEDULE_UNITS}") from error
+        found = whole if found == "dur" else found
+        return "ba" if found == "ep" else found
+
+    if "t_warmup" in config.scheduler and (warmup := unit("t_warmup", "1dur")) != (end := unit("t_max", "1dur")):
+        raise UserError(
+            f"scheduler.t_warmup is {config.scheduler['t_warmup']!r}, counted in {warmup}, and the schedule ends in "
+            f"{end}; give both in one unit, or the warm-up as a share such as 0.05dur"
+        )
 
 
 def _check_sizes(config: TrainConfig) -> None:

@@ -84,7 +84,8 @@ def report(manifest: Manifest, arguments: argparse.Namespace) -> None:
     for name, split in manifest.splits.items():
         print(
             f"{name}: {split.proteins:,} proteins, {split.residues:,} residues, lengths {split.min_length:,} to "
-            f"{split.max_length:,} (mean {split.mean_length:,.0f}), {split.shards:,} shards, "
+            f"{split.max_length:,} (mean {split.mean_length:,.0f}), {split.shards:,} "
+            f"shard{'s' if split.shards > 1 else ''}, "
             f"{split.bytes / 1e6:,.1f} MB",
             file=sys.stderr,
         )
