@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from plm_composer.errors import UserError
 from plm_composer.model.attention import prepare_recording
@@ -117,6 +118,7 @@ class ESM2(nn.Module):
 
     Attributes:
         attention_backend: Name in ``attention.BACKENDS`` for packed batches; None for the fastest one.
+        activation_checkpointing: Keep only the blocks' inputs for the backward pass, and recompute what is inside.
 
     Args:
         config: The model.
@@ -126,6 +128,7 @@ class ESM2(nn.Module):
         super().__init__()
         self.config = config
         self.attention_backend: str | None = None
+        self.activation_checkpointing = False
         self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
         self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -174,7 +177,10 @@ class ESM2(nn.Module):
         layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen)
         x = self._embed(input_ids, layout)
         for block in self.blocks:
-            x = block(x, layout)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, layout)
         normed: Tensor = self.final_norm(x)
         return normed
 

@@ -42,7 +42,7 @@ def run(backend: str, tensors: list[Tensor], cu_seqlens: Tensor, longest: int) -
 @pytest.mark.parametrize("name", LENGTHS)
 @pytest.mark.parametrize("backend", sorted(BACKENDS.keys() - {"reference"}))
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)], ids=str
 )
 def test_backend_equals_reference(backend: str, name: str, device: str, dtype: torch.dtype, tolerance: float) -> None:
     if backend == "flash" and not (device == "cuda" and importlib.util.find_spec("flash_attn")):
