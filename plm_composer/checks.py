@@ -186,6 +186,14 @@ def _check_sizes(config: TrainConfig) -> None:
             f"device_train_microbatch_size is {micro!r}; it must be a number from 1 to {total // world_size}, the "
             "proteins that one device gets of global_train_batch_size"
         )
+    tokens = config.device_train_microbatch_tokens
+    if tokens is not None and micro is not None:
+        raise UserError("device_train_microbatch_tokens and device_train_microbatch_size exclude each other; set one")
+    if tokens is not None and tokens < config.data.crop_length:
+        raise UserError(
+            f"device_train_microbatch_tokens is {tokens}; it must be at least data.crop_length, "
+            f"{config.data.crop_length}, so that the longest protein fits"
+        )
     for key in ("num_workers", "prefetch_factor"):
         if getattr(config.data, key) < (0 if key == "num_workers" else 1):
             raise UserError(f"data.{key} is {getattr(config.data, key)}; it is too small")

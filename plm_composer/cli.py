@@ -137,6 +137,7 @@ def _place(device: str | None, precision: str) -> dict[str, Any]:
     import torch
 
     from plm_composer.checks import DEVICES, PRECISIONS
+    from plm_composer.hardware import keep_freed_memory
     from plm_composer.precision import resolve_precision
 
     if precision not in PRECISIONS:
@@ -146,6 +147,8 @@ def _place(device: str | None, precision: str) -> dict[str, Any]:
     if device == "gpu" and not torch.cuda.is_available():
         raise UserError("--device is gpu, but torch finds no CUDA device")
     name = device or ("gpu" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        keep_freed_memory()
     dtype = torch.bfloat16 if resolve_precision(precision, name) == "amp_bf16" else None
     return {"device": "cuda" if name == "gpu" else "cpu", "autocast_dtype": dtype}
 

@@ -78,6 +78,10 @@ class TrainConfig:
     """Proteins of one optimizer step, over all devices."""
     device_train_microbatch_size: Optional[Size] = None  # noqa: UP045
     """Proteins of one forward pass on one device; default: the device's whole batch. ``auto`` needs a GPU."""
+    device_train_microbatch_tokens: Optional[int] = None  # noqa: UP045
+    """Most tokens of one forward pass on one device, padding included, instead of a number of proteins."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: a third more work, and far less memory."""
     precision: str = "auto"
     """``fp32``, ``amp_bf16``, or ``auto``: bf16 where the hardware multiplies it, fp32 elsewhere."""
     eval_interval: Size = "1ep"
@@ -85,7 +89,14 @@ class TrainConfig:
     eval_batch_tokens: int = 16384
     """Most tokens of one evaluation batch on one device."""
     algorithms: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
-    callbacks: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
+    callbacks: dict[str, Optional[dict[str, Any]]] = dataclasses.field(  # noqa: UP045
+        default_factory=lambda: {
+            "speed_monitor": {"window_size": 10},
+            "efficiency_monitor": {"window_size": 10},
+            "runtime_estimator": {"time_unit": "minutes"},
+            "lr_monitor": {},
+        }
+    )
     loggers: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
     """By name, with arguments; null switches one off that the YAML or an earlier recipe has."""
     progress_bar: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
 from plm_composer.gloo import correct_sharded_gradients
+from plm_composer.hardware import keep_freed_memory, matmul_peak
 from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
@@ -79,6 +81,8 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
         folder: The run folder, which exists.
     """
     device = get_device(config.device)
+    if device.name == "cpu":
+        keep_freed_memory()
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
     train_set = _make_dataset(config, local)
@@ -87,6 +91,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
         num_workers=config.data.num_workers,
         prefetch_factor=config.data.prefetch_factor,
         pin_memory=device.name == "gpu",
+        microbatch_tokens=config.device_train_microbatch_tokens,
     )
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
@@ -103,7 +108,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
-                *_build_all("callbacks", config.callbacks, CALLBACKS),
+                *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
             ],
@@ -142,20 +147,23 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
         config: A checked config.
         device: ``cpu`` or ``gpu``.
     """
-    dtype = autocast_dtype(config.precision, device)
     pretrained = config.model.get("pretrained")
     if pretrained is None:
-        return ESM2ComposerModel(ESM2(model_config(config)), autocast_dtype=dtype)
-    pretrained_config, state_dict = load_huggingface(pretrained)
-    model = ESM2(pretrained_config)
-    model.load_state_dict(state_dict)
-    return ESM2ComposerModel(model, autocast_dtype=dtype)
+        model = ESM2(model_config(config))
+    else:
+        pretrained_config, state_dict = load_huggingface(pretrained)
+        model = ESM2(pretrained_config)
+        model.load_state_dict(state_dict)
+    model.activation_checkpointing = config.activation_checkpointing
+    return ESM2ComposerModel(model, autocast_dtype=autocast_dtype(config.precision, device))
 
 
 def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Makes the optimizer; biases and norms do not decay."""
+    """Makes the optimizer, torch's fused one where there is one; biases and norms do not decay."""
     arguments = dict(config.optimizer)
     target = OPTIMIZERS[arguments.pop("name")]
+    if "fused" in inspect.signature(target).parameters:
+        arguments.setdefault("fused", True)
     groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
     optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
     return optimizer
@@ -213,6 +221,16 @@ def _build_all(kind: str, entries: dict[str, dict[str, Any] | None], registry: d
         for name, arguments in entries.items()
         if arguments is not None
     ]
+
+
+def _make_callbacks(config: TrainConfig, device: str) -> list[Callback]:
+    entries = dict(config.callbacks)
+    speed = entries.get("speed_monitor")
+    if device == "cpu" and speed is not None and "gpu_flops_available" not in speed:
+        # Composer knows the peaks of GPUs; a CPU's is measured, in the precision of the run.
+        dtype = autocast_dtype(config.precision, device) or torch.float32
+        entries["speed_monitor"] = {**speed, "gpu_flops_available": matmul_peak(torch.device("cpu"), dtype)}
+    return _build_all("callbacks", entries, CALLBACKS)
 
 
 def _make_loggers(config: TrainConfig, folder: RunFolder) -> Sequence[LoggerDestination | Callback]:

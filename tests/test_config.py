@@ -114,6 +114,7 @@ WRONG = {
     "global_train_batch_size=0": "global_train_batch_size is 0",
     "device_train_microbatch_size=9": "device_train_microbatch_size is 9; it must be a number from 1 to 8",
     "device_train_microbatch_size=many": "device_train_microbatch_size is 'many'",
+    "device_train_microbatch_tokens=20": "device_train_microbatch_tokens is 20; it must be at least data.crop_length",
     "precision=fp8": "precision is 'fp8'; choose from auto, fp32, amp_bf16",
     "device=tpu": "device is 'tpu'",
     "fsdp_config.shard=1": "fsdp_config.shard: there is no such argument",

@@ -101,11 +101,16 @@ def trained_weights(folder: Path) -> dict[str, torch.Tensor]:
     [
         ("ddp", 2, []),
         ("microbatches", 1, ["device_train_microbatch_size=3"]),
+        ("token_bound", 2, ["device_train_microbatch_tokens=150", "activation_checkpointing=true"]),
         ("padded", 1, ["recipe=baseline", "run_name=padded"]),
         ("workers", 1, ["data.num_workers=2"]),
-        ("sharded", 2, ["recipe=fsdp", "run_name=sharded", "fsdp_config.state_dict_type=sharded"]),
+        (
+            "sharded", 2,
+            ["recipe=fsdp", "run_name=sharded", "fsdp_config.state_dict_type=sharded",
+             "device_train_microbatch_tokens=150", "activation_checkpointing=true"],
+        ),
     ],
-)
+)  # fmt: skip
 def test_other_ways_of_running_train_the_same_model(
     finished_run, repository, tiny, name: str, processes: int, overrides: list[str]
 ) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 from composer import callbacks as composer_callbacks
 
+from plm_composer.callbacks.efficiency_monitor import EfficiencyMonitor
+
 CALLBACKS: dict[str, Any] = {
     "activation_monitor": composer_callbacks.ActivationMonitor,
     "early_stopper": composer_callbacks.EarlyStopper,
+    "efficiency_monitor": EfficiencyMonitor,
     "lr_monitor": composer_callbacks.LRMonitor,
     "memory_monitor": composer_callbacks.MemoryMonitor,
     "memory_snapshot": composer_callbacks.MemorySnapshot,

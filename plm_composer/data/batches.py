@@ -12,6 +12,7 @@ A padded batch is a dict of ``input_ids``, ``labels`` and ``attention_mask`` (bo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,11 @@ def count_tokens(batch: Batch) -> dict[str, int]:
     return {"total": real, "loss_generating": int((batch["labels"] != IGNORE_INDEX).sum())}
 
 
+def count_positions(batch: Batch) -> int:
+    """Number of positions that the model computes: real tokens and padding."""
+    return int(batch["input_ids"].numel())
+
+
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
     if not is_packed(batch):
         return {key: value[start:stop] for key, value in batch.items()}
@@ -99,6 +105,41 @@ def split(batch: Batch, microbatch_size: int | float) -> list[Batch]:
         )
     total = count_proteins(batch)
     return [_slice(batch, start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def split_by_tokens(batch: Batch, max_tokens: int, pieces: int = 1) -> list[Batch]:
+    """Cuts a batch into microbatches of at most ``max_tokens`` computed positions, in order, each as full as it gets.
+
+    Args:
+        batch: A batch.
+        max_tokens: The bound.
+        pieces: Least number of microbatches; as many as there are proteins at most.
+
+    Raises:
+        UserError: One protein alone has more.
+    """
+    lengths = (
+        batch["cu_seqlens"].diff().tolist()
+        if is_packed(batch)
+        else [batch["input_ids"].shape[1]] * len(batch["input_ids"])
+    )
+    if max(lengths) > max_tokens:
+        raise UserError(
+            f"device_train_microbatch_tokens is {max_tokens}, and one protein has {max(lengths)} tokens; set it to "
+            "data.crop_length at least"
+        )
+    starts, filled = [0], 0
+    for index, length in enumerate(lengths):
+        if filled + length > max_tokens:
+            starts.append(index)
+            filled = 0
+        filled += length
+    while len(starts) < min(pieces, len(lengths)):
+        # Halve the piece of most proteins, which leaves every piece within the bound.
+        edges = [*starts, len(lengths)]
+        widest = max(range(len(starts)), key=lambda index: edges[index + 1] - edges[index])
+        starts.insert(widest + 1, (edges[widest] + edges[widest + 1]) // 2)
+    return [_slice(batch, start, stop) for start, stop in itertools.pairwise([*starts, len(lengths)])]
 
 
 BatchFormat = Callable[[IntArray, IntArray, IntArray, int], Batch]

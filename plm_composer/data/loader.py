@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from composer.core import DataSpec
+from composer.utils import dist, get_device
 from torch.utils.data import DataLoader
 
-from plm_composer.data.batches import count_proteins, count_tokens, split
+from plm_composer.data.batches import Batch, count_proteins, count_tokens, split, split_by_tokens
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.errors import UserError
 
 
 def make_data_spec(
-    dataset: StreamingProteinDataset, *, num_workers: int = 0, prefetch_factor: int = 2, pin_memory: bool = False
+    dataset: StreamingProteinDataset,
+    *,
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+    microbatch_tokens: int | None = None,
 ) -> DataSpec:
-    """Wraps a dataset into a DataSpec that counts proteins as samples and cuts batches by proteins.
+    """Wraps a dataset into a DataSpec that counts proteins as samples and cuts batches by proteins or tokens.
 
     Composer finds its place in an epoch again by the number of samples, so a batch must be counted in proteins,
     however it is packed; and it weights microbatches and ranks by ``loss_generating`` tokens.
@@ -25,6 +32,7 @@ def make_data_spec(
         num_workers: Processes that read and collate beside the training process.
         prefetch_factor: Batches that each of them prepares ahead.
         pin_memory: Whether to put batches into page-locked memory, for a GPU.
+        microbatch_tokens: Most tokens of one microbatch; None cuts by proteins.
 
     Raises:
         UserError: The dataset has no full batch for every device.
@@ -50,7 +58,31 @@ def make_data_spec(
     )
     return DataSpec(
         loader,
-        split_batch=split,
+        split_batch=split if microbatch_tokens is None else TokenBoundedSplit(microbatch_tokens),
         get_num_samples_in_batch=count_proteins,
         get_num_tokens_in_batch=count_tokens,
     )
+
+
+class TokenBoundedSplit:
+    """Cuts batches by tokens, into as many microbatches on each process as the fullest one needs.
+
+    Sharded models gather their weights once a microbatch, on all processes together: with unequal numbers they would
+    wait for each other for ever.
+
+    Args:
+        max_tokens: Most tokens of a microbatch.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+
+    def __call__(self, batch: Batch, microbatch_size: int | float) -> list[Batch]:
+        """Cuts a batch; Composer's own size is not looked at."""
+        del microbatch_size
+        microbatches = split_by_tokens(batch, self.max_tokens)
+        if dist.get_world_size() == 1:
+            return microbatches
+        pieces = get_device(None).tensor_to_device(torch.tensor(len(microbatches)))
+        dist.all_reduce(pieces, reduce_operation="MAX")
+        return split_by_tokens(batch, self.max_tokens, int(pieces))

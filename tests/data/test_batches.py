@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from plm_composer.data.batches import count_proteins, count_tokens, pack, pad, split
+from plm_composer.data.batches import count_positions, count_proteins, count_tokens, pack, pad, split, split_by_tokens
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import IGNORE_INDEX, PAD_ID
 
@@ -64,3 +64,22 @@ def test_microbatches_are_the_batch(make, size: int) -> None:
 def test_impossible_microbatches_are_refused(size: float) -> None:
     with pytest.raises(UserError, match="device_train_microbatch_size"):
         split(pack(TOKENS, LABELS, LENGTHS), size)
+
+
+@pytest.mark.parametrize("make", [pack, pad])
+@pytest.mark.parametrize(("bound", "pieces"), [(5, 1), (6, 1), (11, 1), (100, 1), (100, 3), (100, 9), (6, 4)])
+def test_token_bounded_microbatches_are_the_batch(make, bound: int, pieces: int) -> None:
+    batch = make(TOKENS, LABELS, LENGTHS)
+    parts = split_by_tokens(batch, bound, pieces)
+    assert all(0 < count_positions(part) <= bound for part in parts)
+    assert min(pieces, 4) <= len(parts) <= 4
+    assert [protein for part in parts for protein in _proteins(part)] == _proteins(batch)
+
+
+def test_microbatches_are_as_full_as_the_bound_allows() -> None:
+    assert [count_positions(part) for part in split_by_tokens(pack(TOKENS, LABELS, LENGTHS), 6)] == [4, 5, 2]
+
+
+def test_a_protein_beyond_the_bound_is_named() -> None:
+    with pytest.raises(UserError, match=r"one protein has 5 tokens; set it to data\.crop_length"):
+        split_by_tokens(pack(TOKENS, LABELS, LENGTHS), 4)

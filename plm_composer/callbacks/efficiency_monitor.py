@@ -1,0 +1,66 @@
+"""Where a run's efficiency goes: padding, waiting for data, memory."""
+
+from __future__ import annotations
+
+import collections
+import resource
+import time
+
+import torch
+from composer import Callback, Logger, State
+
+from plm_composer.data.batches import count_positions, count_tokens
+
+_RSS_UNIT = 1e3  # Linux reports kilobytes.
+
+
+class EfficiencyMonitor(Callback):
+    """Logs, beside what Composer's SpeedMonitor logs, what its tokens per second cost.
+
+    - ``throughput/padding_share``: share of the computed positions that are padding, 0 where batches are packed;
+    - ``throughput/data_wait_share``: share of the time since the last batch that was spent waiting for this one;
+    - ``memory/peak_mb``: most memory so far, of the GPU's allocator or of the process.
+
+    Shares are means over a window; all are this process's, rank 0's where a logger keeps one.
+
+    Args:
+        window_size: Batches to average over.
+    """
+
+    def __init__(self, window_size: int = 10) -> None:
+        self._padding: collections.deque[tuple[int, int]] = collections.deque(maxlen=window_size)
+        self._times: collections.deque[tuple[float, float]] = collections.deque(maxlen=window_size)
+        self._asked = self._ended = time.perf_counter()
+        self._waited = 0.0
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """Starts the clock."""
+        del state, logger
+        self._asked = time.perf_counter()
+
+    def after_dataloader(self, state: State, logger: Logger) -> None:
+        """Stops it, and counts the batch's positions."""
+        del logger
+        self._waited = time.perf_counter() - self._asked
+        self._padding.append((count_tokens(state.batch)["total"], count_positions(state.batch)))
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Logs."""
+        del state
+        # Not since the last batch's end: an evaluation may lie between.
+        self._times.append((self._waited, time.perf_counter() - self._asked))
+        tokens, positions = (sum(part) for part in zip(*self._padding, strict=True))
+        waited, passed = (sum(part) for part in zip(*self._times, strict=True))
+        logger.log_metrics(
+            {
+                "throughput/padding_share": 1 - tokens / positions,
+                "throughput/data_wait_share": waited / passed,
+                "memory/peak_mb": _peak_memory_mb(),
+            }
+        )
+
+
+def _peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _RSS_UNIT
