@@ -2,13 +2,14 @@
 # make test    run all tests
 # make lint    linter, formatter and type checker
 # make install the environment alone
+# make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
 
 VENV := .venv
 PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: install train test lint
+.PHONY: install train test lint gpu-check
 .DEFAULT_GOAL := train
 
 # A stamp for each extra, so that a second call installs nothing and a changed pyproject.toml installs again.
@@ -34,3 +35,9 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+gpu-check: $(VENV)/.installed-test
+	@$(VENV)/bin/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
+	|| { echo "error: torch finds no CUDA device" >&2; exit 2; }
+	$(VENV)/bin/python -m pytest tests/model
+	$(VENV)/bin/python benchmarks/train_step.py --model esm2_150m --crop 512 --proteins 64

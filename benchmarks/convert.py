@@ -1,0 +1,186 @@
+"""FASTA to MDS shards: ours against Biopython with MDSWriter and against ``datasets`` with MDSWriter.
+
+The input is synthetic, with lengths like UniRef50's, plain and compressed; everyone writes the same: one column of
+bytes, zstd:3, xxh64. Each run is a process of its own; runs are interleaved and medians reported.
+
+    python benchmarks/convert.py --proteins 1000000 --json convert.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+from datasets import Dataset, Features, Value
+from isal import igzip
+from machine import describe
+from streaming import MDSWriter
+from tables import print_table, write_json
+
+from plm_composer.shards.convert import convert_fasta
+
+MDS: dict[str, Any] = {
+    "columns": {"sequence": "bytes"},
+    "compression": "zstd:3",
+    "hashes": ["xxh64"],
+    "size_limit": 1 << 25,
+}
+LENGTH_MEAN, LENGTH_SIGMA = 5.35, 0.75
+"""Of the lengths' logarithm: a median of 210 residues and a mean of 280, as in UniRef50."""
+COLUMNS = {
+    "implementation": "implementation",
+    "input": "input",
+    "proteins_per_second": "proteins/s",
+    "mb_per_second": "MB of FASTA/s",
+    "cpu_seconds": "CPU seconds",
+    "peak_memory_mb": "peak memory, MB",
+    "ratio": "over Biopython",
+}
+
+
+def biopython(source: Path, out: Path) -> None:
+    """Biopython's fast parser, MDSWriter."""
+    with _open_text(source) as file, MDSWriter(out=str(out), **MDS) as writer:
+        for _, sequence in SimpleFastaParser(file):
+            writer.write({"sequence": sequence.encode()})
+
+
+def huggingface(source: Path, out: Path) -> None:
+    """A ``datasets`` Dataset from a generator, read row by row into MDSWriter, as llm-foundry's script does."""
+
+    def rows() -> Any:
+        with _open_text(source) as file:
+            for _, sequence in SimpleFastaParser(file):
+                yield {"sequence": sequence}
+
+    with tempfile.TemporaryDirectory() as cache:
+        features = Features({"sequence": Value("string")})
+        table = Dataset.from_generator(rows, features=features, cache_dir=cache)
+        with MDSWriter(out=str(out), **MDS) as writer:
+            for row in table:
+                writer.write({"sequence": row["sequence"].encode()})
+
+
+def ours(processes: int) -> Callable[[Path, Path], None]:
+    """Our converter with so many processes, all rules and checks on."""
+
+    def convert(source: Path, out: Path) -> None:
+        convert_fasta([source], out, processes=processes, progress=False)
+
+    return convert
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Path, Path], None]] = {
+    "Biopython + MDSWriter": biopython,
+    "datasets + MDSWriter": huggingface,
+    "ours, 1 process": ours(1),
+    "ours, 2 processes": ours(2),
+}
+
+
+def _open_text(source: Path) -> Any:
+    return io.TextIOWrapper(gzip.open(source)) if source.suffix == ".gz" else source.open()
+
+
+def write_fasta(folder: Path, proteins: int) -> list[Path]:
+    """Writes the synthetic input, plain and compressed, 60 residues a line."""
+    random = np.random.default_rng(0)
+    letters = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", np.uint8)
+    frequencies = np.array(
+        [9.9, 8.3, 7.1, 6.9, 6.6, 6.2, 5.5, 5.5, 5.9, 5.4, 4.9, 5.8, 3.9, 4.1, 3.9, 2.9, 2.4, 2.3, 1.1, 1.4]
+    )
+    pool = random.choice(letters, 1 << 24, p=frequencies / frequencies.sum()).tobytes()
+    lengths = np.clip(random.lognormal(LENGTH_MEAN, LENGTH_SIGMA, proteins).astype(int), 20, 30_000)
+    starts = random.integers(0, len(pool) - 30_000, proteins)
+    plain, packed = folder / "proteins.fasta", folder / "proteins.fasta.gz"
+    with plain.open("wb") as file, igzip.open(packed, "wb") as compressed:
+        for index, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+            residues = pool[start : start + length]
+            lines = b"\n".join(residues[at : at + 60] for at in range(0, length, 60))
+            record = b">UniRef50_%08d Uncharacterized protein n=1 Tax=synthetic\n%s\n" % (index, lines)
+            file.write(record)
+            compressed.write(record)
+    return [plain, packed]
+
+
+def _run(name: str, source: Path, out: Path, connection: Connection) -> None:
+    start = time.perf_counter()
+    IMPLEMENTATIONS[name](source, out)
+    seconds = time.perf_counter() - start
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    connection.send(
+        {
+            "seconds": seconds,
+            "cpu": sum(usage.ru_utime + usage.ru_stime for usage in usages),
+            "memory": max(usage.ru_maxrss for usage in usages) / 1e3,
+        }
+    )
+
+
+def measure(name: str, source: Path, folder: Path) -> dict[str, float]:
+    """One conversion in a process of its own; imports are not counted."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        process = context.Process(target=_run, args=(name, source, Path(scratch, "out"), sender))
+        process.start()
+        sender.close()
+        result: dict[str, float] = receiver.recv()
+        process.join()
+    return result
+
+
+def main() -> None:
+    """Reads the arguments, measures, prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--proteins", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    arguments = parser.parse_args()
+    print(describe())
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        sources = write_fasta(folder, arguments.proteins)
+        for source in sources:
+            runs: dict[str, list[dict[str, float]]] = {name: [] for name in IMPLEMENTATIONS}
+            for _ in range(arguments.repeats):
+                for name, measured in runs.items():
+                    measured.append(measure(name, source, folder))
+            rows += make_rows(source, sources[0].stat().st_size, arguments.proteins, runs)
+    print_table(f"{arguments.proteins:,} synthetic proteins", rows, COLUMNS)
+    write_json(arguments.json, rows)
+
+
+def make_rows(source: Path, size: int, proteins: int, runs: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Medians, and ratios over the first implementation."""
+    seconds = {name: statistics.median(run["seconds"] for run in measured) for name, measured in runs.items()}
+    reference = next(iter(seconds.values()))
+    return [
+        {
+            "implementation": name,
+            "input": ".gz" if source.suffix == ".gz" else "plain",
+            "proteins_per_second": proteins / seconds[name],
+            "mb_per_second": size / 1e6 / seconds[name],
+            "cpu_seconds": statistics.median(run["cpu"] for run in measured),
+            "peak_memory_mb": max(run["memory"] for run in measured),
+            "ratio": reference / seconds[name],
+        }
+        for name, measured in runs.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

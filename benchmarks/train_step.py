@@ -1,0 +1,255 @@
+"""Full training steps of ESM2, ours against the others: real tokens a second, memory, share of the machine's peak.
+
+Every implementation sees the same proteins, crops and masks, has the same shape and the same fused AdamW; a step is
+forward, backward, clipping and update. Each runs in a process of its own, one at a time and in turn, so that a machine
+that slows down slows all of them down; medians are reported.
+
+    python benchmarks/train_step.py --crop 512 1022 --fasta proteins.fasta.gz --json train_step.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import best_device, describe, memory_mb, timed
+from peers import PEERS
+from tables import print_table, write_json
+from torch import Tensor, nn
+
+from plm_composer.checks import make_collator, model_config
+from plm_composer.config import TrainConfig, load_config
+from plm_composer.data.batches import Batch, count_positions, count_tokens
+from plm_composer.data.collate import Protein
+from plm_composer.hardware import keep_freed_memory, matmul_peak
+from plm_composer.model.config import PRESETS, training_flops
+from plm_composer.sample import TRAIN_FASTA
+from plm_composer.shards.fasta import read_fasta
+from plm_composer.training import make_model, make_optimizer
+
+YAML = Path(__file__).parent.parent / "yamls" / "esm2_small.yaml"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OURS = {
+    "ours: baseline": ("fp32", ("recipe=baseline",)),
+    "ours: unpadded": ("fp32", ("recipe=unpadded", "precision=fp32")),
+    "ours: fast": ("bf16", ("recipe=fast", "precision=amp_bf16")),
+}
+"""Our recipes for one device, each in one precision."""
+COLUMNS = {
+    "implementation": "implementation",
+    "precision": "precision",
+    "real_tokens_per_second": "real tokens/s",
+    "spread": "min to max",
+    "padded_tokens_per_second": "with padding",
+    "peak_memory_mb": "peak memory, MB",
+    "mfu": "MFU",
+    "ratio": "over the best peer",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One implementation in one precision."""
+
+    implementation: str
+    precision: str
+    model: str
+    crop: int
+    proteins: tuple[bytes, ...]
+    batch_size: int
+    overrides: tuple[str, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is one of our recipes."""
+        return self.implementation in OURS
+
+    @functools.cached_property
+    def config(self) -> TrainConfig:
+        """The run whose batches it gets: for the others padded to the longest protein, as their collators do."""
+        fixed = (f"model={{name: {self.model}}}", f"data.crop_length={self.crop}", "data.mask_rate=0.15")
+        return load_config(YAML, [*fixed, *self.overrides])
+
+    def batches(self) -> list[Batch]:
+        """The batches, the same proteins with the same masks for everyone."""
+        numbered = [Protein(index, 0, residues) for index, residues in enumerate(self.proteins)]
+        starts = range(0, len(numbered), self.batch_size)
+        return [make_collator(self.config)(numbered[start : start + self.batch_size]) for start in starts]
+
+    def prepare(self, device: torch.device) -> Callable[[Batch], float]:
+        """Makes model and optimizer; what it returns does one step on a batch and tells the loss."""
+        torch.manual_seed(0)
+        if self.is_ours:
+            if device.type == "cpu":
+                keep_freed_memory()  # as our training does
+            ours = make_model(self.config, "gpu" if device.type == "cuda" else "cpu").to(device)
+            return functools.partial(_step, ours, make_optimizer(self.config, ours), self.precision, ours.loss)
+        peer = PEERS[self.implementation](model_config(self.config)).to(device)
+        optimizer = torch.optim.AdamW(peer.parameters(), lr=4e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        return functools.partial(_step, peer, optimizer, self.precision, None)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: str,
+    loss_of: Callable[[Any, Batch], Tensor] | None,
+    batch: Batch,
+) -> float:
+    model.train()
+    optimizer.zero_grad()
+    device = next(model.parameters()).device
+    batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        outputs = model(batch)
+        loss = outputs if loss_of is None else loss_of(outputs, batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss)
+
+
+def serve(contender: Contender, connection: Connection) -> None:
+    """A contender's process: one step whenever it is asked for one."""
+    device = best_device()
+    step = contender.prepare(device)
+    batches = contender.batches()
+    before = memory_mb(device)
+    connection.send(None)
+    while (turn := connection.recv()) is not None:
+        batch = batches[turn % len(batches)]
+        losses: list[float] = []
+        seconds = timed(lambda batch=batch, losses=losses: losses.append(step(batch)), device)  # type: ignore[misc]
+        lengths = batch["cu_seqlens"].diff() if "cu_seqlens" in batch else batch["attention_mask"].sum(-1)
+        tokens = count_tokens(batch)
+        connection.send(
+            {
+                "seconds": seconds,
+                "loss": losses[0],
+                "tokens": tokens["total"],
+                "positions": count_positions(batch),
+                "flops": training_flops(model_config(contender.config), lengths.tolist(), tokens["loss_generating"]),
+                "memory": memory_mb(device) - (0 if device.type == "cuda" else before),
+            }
+        )
+
+
+def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[list[dict[str, Any]]]:
+    """Steps of each in turn.
+
+    Returns:
+        For each contender, what it measured of each step after the warm-up.
+    """
+    context = multiprocessing.get_context("spawn")
+    runners = []
+    for contender in field:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(contender, theirs), daemon=True)
+        process.start()
+        ours.recv()
+        runners.append((process, ours))
+    measured: list[list[dict[str, Any]]] = [[] for _ in field]
+    for turn in range(warm_up + repeats):
+        for index, (_, connection) in enumerate(runners):
+            connection.send(turn)
+            result = connection.recv()
+            if turn >= warm_up:
+                measured[index].append(result)
+    for process, connection in runners:
+        connection.send(None)
+        process.join()
+    return measured
+
+
+def make_row(contender: Contender, steps: Sequence[dict[str, Any]], peak: float) -> dict[str, Any]:
+    """Medians over the steps."""
+    speeds = [step["tokens"] / step["seconds"] for step in steps]
+    return {
+        "implementation": contender.implementation,
+        "precision": contender.precision,
+        "model": contender.model,
+        "crop": contender.crop,
+        "real_tokens_per_second": statistics.median(speeds),
+        "spread": f"{min(speeds):,.0f} to {max(speeds):,.0f}",
+        "padded_tokens_per_second": statistics.median(step["positions"] / step["seconds"] for step in steps),
+        "peak_memory_mb": max(step["memory"] for step in steps),
+        "mfu": statistics.median(step["flops"] / step["seconds"] / peak for step in steps),
+        "last_loss": steps[-1]["loss"],
+    }
+
+
+def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
+    """How many times the best peer of its own precision each of ours is."""
+    for row in rows:
+        peers = [
+            other["real_tokens_per_second"]
+            for other in rows
+            if other["precision"] == row["precision"] and other["implementation"] in PEERS
+        ]
+        if peers and row["implementation"] in OURS:
+            row["ratio"] = row["real_tokens_per_second"] / max(peers)
+
+
+def contenders(arguments: argparse.Namespace, crop: int, proteins: Sequence[bytes]) -> Iterator[Contender]:
+    """Everyone who runs, ours last."""
+    shape = PRESETS[arguments.model]
+    named = [(name, precision, ("data.batch_format=padded",)) for precision in arguments.precision for name in PEERS]
+    named += [(name, precision, overrides) for name, (precision, overrides) in OURS.items()]  # type: ignore[misc]
+    for name, precision, overrides in named:
+        if name == "fair-esm" and shape.intermediate_size != 4 * shape.hidden_size:
+            continue  # It has no such model.
+        if precision in arguments.precision and any(part in name for part in arguments.implementation):
+            yield Contender(name, precision, arguments.model, crop, tuple(proteins), arguments.proteins, overrides)
+
+
+def draw_proteins(fasta: Path, count: int) -> list[bytes]:
+    """Proteins from all over a file, the same each time."""
+    everything = [residues for _, residues in read_fasta(fasta)]
+    chosen = np.random.default_rng(0).choice(len(everything), count, replace=False)
+    return [everything[index] for index in chosen]
+
+
+def main() -> None:
+    """Reads the arguments, measures, prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=list(PRESETS), default="esm2_8m")
+    parser.add_argument("--crop", type=int, nargs="+", default=[512])
+    parser.add_argument("--proteins", type=int, default=16, help="proteins of one batch")
+    parser.add_argument("--batches", type=int, default=3, help="different batches, used in turn")
+    parser.add_argument("--repeats", type=int, default=6, help="steps timed for each implementation")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
+    parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--implementation", nargs="+", default=[""], help="only those whose names contain one of these")
+    parser.add_argument("--fasta", type=Path, default=TRAIN_FASTA, help="default: the bundled sample, 40 to 512 long")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    arguments = parser.parse_args()
+
+    device = best_device()
+    print(describe())
+    peaks = {precision: matmul_peak(device, DTYPES[precision]) for precision in arguments.precision}
+    print(", ".join(f"{name} matmul peak {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items()), flush=True)
+    proteins = draw_proteins(arguments.fasta, arguments.proteins * arguments.batches)
+    rows: list[dict[str, Any]] = []
+    for crop in arguments.crop:
+        field = list(contenders(arguments, crop, proteins))
+        measured = race(field, arguments.warm_up, arguments.repeats)
+        study = [make_row(one, steps, peaks[one.precision]) for one, steps in zip(field, measured, strict=True)]
+        add_ratios(study)
+        mean = np.mean([min(len(residues) + 2, crop) for residues in proteins])
+        title = f"{arguments.model}, crop {crop}, {arguments.proteins} proteins a batch, {mean:.0f} tokens on average"
+        print_table(title, study, COLUMNS)
+        rows += study
+    write_json(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()

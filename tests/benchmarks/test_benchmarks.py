@@ -1,0 +1,48 @@
+"""The benchmarks run, see the same proteins everywhere, and write what they say they write."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(repository: Path, tmp_path: Path, name: str, *arguments: str) -> list[dict]:
+    rows = tmp_path / "rows.json"
+    result = subprocess.run(
+        [sys.executable, repository / "benchmarks" / f"{name}.py", *arguments, "--json", rows],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "| implementation" in result.stdout
+    return json.loads(rows.read_text())
+
+
+def test_train_step(repository, tmp_path) -> None:
+    rows = run(
+        repository, tmp_path, "train_step", "--crop", "32", "--proteins", "4", "--batches", "1", "--repeats", "1",
+        "--precision", "fp32", "--implementation", "transformers", "unpadded",
+    )  # fmt: skip
+    assert [row["implementation"] for row in rows] == ["transformers", "ours: unpadded"]
+    for row in rows:
+        assert (row["precision"], row["crop"]) == ("fp32", 32)
+        assert min(row["real_tokens_per_second"], row["peak_memory_mb"], row["mfu"]) > 0
+    assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
+
+
+def test_loader(repository, tmp_path) -> None:
+    rows = run(repository, tmp_path, "loader", "--limit", "200", "--batch-size", "20", "--repeats", "1")
+    in_memory = [row for row in rows if "real_tokens_per_second" in row]
+    assert [row["implementation"] for row in in_memory][-1] == "ours"
+    assert all(row["real_tokens_per_second"] > 0 for row in in_memory)
+
+
+def test_convert(repository, tmp_path) -> None:
+    rows = run(repository, tmp_path, "convert", "--proteins", "500", "--repeats", "1")
+    assert {row["input"] for row in rows} == {"plain", ".gz"}
+    assert all(row["proteins_per_second"] > 0 for row in rows)
