@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from Bio.SeqIO.FastaIO import SimpleFastaParser
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Value, disable_progress_bars
 from isal import igzip
 from machine import describe
 from streaming import MDSWriter
@@ -65,6 +65,7 @@ def huggingface(source: Path, out: Path) -> None:
             for _, sequence in SimpleFastaParser(file):
                 yield {"sequence": sequence}
 
+    disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:
         features = Features({"sequence": Value("string")})
         table = Dataset.from_generator(rows, features=features, cache_dir=cache)

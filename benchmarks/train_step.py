@@ -53,6 +53,7 @@ COLUMNS = {
     "peak_memory_mb": "peak memory, MB",
     "mfu": "MFU",
     "ratio": "over the best peer",
+    "ratio_to_fp32": "over it in fp32",
 }
 
 
@@ -147,7 +148,8 @@ def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[list[di
     """Steps of each in turn.
 
     Returns:
-        For each contender, what it measured of each step after the warm-up.
+        For each contender, what it measured of each step after the warm-up; nothing of one that the system killed
+        for its memory.
     """
     context = multiprocessing.get_context("spawn")
     runners = []
@@ -159,25 +161,33 @@ def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[list[di
         runners.append((process, ours))
     measured: list[list[dict[str, Any]]] = [[] for _ in field]
     for turn in range(warm_up + repeats):
-        for index, (_, connection) in enumerate(runners):
-            connection.send(turn)
-            result = connection.recv()
+        for index, (process, connection) in enumerate(runners):
+            if not process.is_alive():
+                continue
+            try:
+                connection.send(turn)
+                result = connection.recv()
+            except (EOFError, OSError):
+                process.join()
+                measured[index].clear()
+                continue
             if turn >= warm_up:
                 measured[index].append(result)
     for process, connection in runners:
-        connection.send(None)
+        if process.is_alive():
+            connection.send(None)
         process.join()
     return measured
 
 
 def make_row(contender: Contender, steps: Sequence[dict[str, Any]], peak: float) -> dict[str, Any]:
     """Medians over the steps."""
+    row = {key: getattr(contender, key) for key in ("implementation", "precision", "model", "crop")}
+    if not steps:
+        return {**row, "spread": "killed: out of memory"}
     speeds = [step["tokens"] / step["seconds"] for step in steps]
     return {
-        "implementation": contender.implementation,
-        "precision": contender.precision,
-        "model": contender.model,
-        "crop": contender.crop,
+        **row,
         "real_tokens_per_second": statistics.median(speeds),
         "spread": f"{min(speeds):,.0f} to {max(speeds):,.0f}",
         "padded_tokens_per_second": statistics.median(step["positions"] / step["seconds"] for step in steps),
@@ -188,15 +198,16 @@ def make_row(contender: Contender, steps: Sequence[dict[str, Any]], peak: float)
 
 
 def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
-    """How many times the best peer of its own precision each of ours is."""
+    """How many times the best peer of its own precision each of ours is, and the best peer in fp32."""
+    best: dict[str, float] = {}
     for row in rows:
-        peers = [
-            other["real_tokens_per_second"]
-            for other in rows
-            if other["precision"] == row["precision"] and other["implementation"] in PEERS
-        ]
-        if peers and row["implementation"] in OURS:
-            row["ratio"] = row["real_tokens_per_second"] / max(peers)
+        if row["implementation"] in PEERS and "mfu" in row:
+            best[row["precision"]] = max(best.get(row["precision"], 0.0), row["real_tokens_per_second"])
+    for row in rows:
+        if row["implementation"] in OURS and "mfu" in row:
+            for key, precision in (("ratio", row["precision"]), ("ratio_to_fp32", "fp32")):
+                if precision in best:
+                    row[key] = row["real_tokens_per_second"] / best[precision]
 
 
 def contenders(arguments: argparse.Namespace, crop: int, proteins: Sequence[bytes]) -> Iterator[Contender]:
