@@ -80,7 +80,8 @@ class RunFolder:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            if shutil.disk_usage(self.path).free < _FULL:
+            # Other nodes than rank 0's may not have the folder.
+            if self.path.exists() and shutil.disk_usage(self.path).free < _FULL:
                 raise UserError(
                     f"{self.path}: the disk is full; free some space and start again with autoresume=true, which "
                     "continues from the last whole checkpoint"

@@ -22,6 +22,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         _fail()
 
 
-def test_an_error_of_another_cause_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="unexpected pos"), RunFolder(tmp_path).explain_full_disk():
+@pytest.mark.parametrize("folder", [".", "not there"])
+def test_an_error_of_another_cause_is_left_alone(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(RuntimeError, match="unexpected pos"), RunFolder(tmp_path / folder).explain_full_disk():
         _fail()
