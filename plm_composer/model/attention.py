@@ -9,25 +9,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from plm_composer.model.tiled_attention import TiledAttention
 from plm_composer.precision import multiplies_bf16
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of one batch: queries, keys and values of one shape, (..., heads, head_size), to a result of that shape."""
 Backend = Callable[[Tensor, int], Attend]
 """Looks at the ``cu_seqlens`` and the greatest length of a batch once; what it returns serves all layers."""
-
-_TILE = 1 << 20
-"""Attention scores worked on at once on CPU: enough to keep all cores busy, few enough to stay in a shared cache."""
 
 
 def prepare_reference(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
@@ -42,11 +37,10 @@ def prepare_reference(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
 
 
 def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
-    """For CPUs: a few heads of one protein at a time, in buffers that stay in the cache; keeps no scores.
+    """For CPUs: the tiled attention of ``tiled_attention.py``; torch's fused kernel has a slow bf16 backward.
 
-    In bf16, where the processor multiplies it, all products are bf16, as they are in the unfused attention of others;
-    torch's fused kernel has a slow bf16 backward. In fp32 torch's own kernel does the forward pass. Elsewhere bf16 is
-    computed in fp32.
+    In bf16, where the processor multiplies it, all products are bf16, as they are in the unfused attention of others.
+    Elsewhere bf16 is computed in fp32. Where no gradient is wanted, torch's kernel is the faster one for wider dtypes.
     """
     bounds = _bounds(cu_seqlens)
     del max_seqlen
@@ -55,8 +49,13 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
         working = query.dtype
         if working == torch.float16 or (working == torch.bfloat16 and not multiplies_bf16("cpu")):
             working = torch.float32
-        arguments = (query.to(working), key.to(working), value.to(working), bounds)
-        result: Tensor = _TiledAttention.apply(*arguments)  # type: ignore[no-untyped-call]
+        query_, key_, value_ = (x.to(working) for x in (query, key, value))
+        result: Tensor
+        if working != torch.bfloat16 and not torch.is_grad_enabled():
+            with torch.autocast("cpu", enabled=False):
+                result = _attend_each(query_, key_, value_, bounds)
+        else:
+            result = TiledAttention.apply(query_, key_, value_, bounds)  # type: ignore[no-untyped-call]
         return result.to(query.dtype)
 
     return attend
@@ -185,72 +184,3 @@ def _attend_each(query: Tensor, key: Tensor, value: Tensor, bounds: list[tuple[i
         result = F.scaled_dot_product_attention(one_query, one_key, one_value, scale=1.0)
         results.append(result[0].transpose(0, 1))
     return torch.cat(results) if results else value
-
-
-class _TiledAttention(torch.autograd.Function):
-    """Attention within proteins; the backward pass recomputes the scores instead of keeping them.
-
-    An active autocast would cast what is computed here, so both passes leave it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.bounds = bounds
-        with torch.autocast("cpu", enabled=False):
-            if query.dtype != torch.bfloat16:
-                return _attend_each(query, key, value, bounds)
-            result, buffer = torch.empty_like(query), _buffer(query, bounds)
-            for rows in itertools.starmap(slice, bounds):
-                queries, keys, values = (_heads_first(x, rows) for x in (query, key, value))
-                for heads, scores in _tiles(buffer, *queries.shape[:2]):
-                    _probabilities(queries[heads], keys[heads], scores)
-                    result[rows, heads] = torch.bmm(scores, values[heads]).transpose(0, 1)
-        return result
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
-        for_query, for_key, for_value = (torch.empty_like(x) for x in (query, key, value))
-        buffer, other = (_buffer(query, ctx.bounds) for _ in range(2))
-        with torch.autocast("cpu", enabled=False):
-            for rows in itertools.starmap(slice, ctx.bounds):
-                queries, keys, values, slopes = (_heads_first(x, rows) for x in (query, key, value, gradient))
-                tiles = (_tiles(x, *queries.shape[:2]) for x in (buffer, other))
-                for (heads, scores), (_, slope) in zip(*tiles, strict=True):
-                    _probabilities(queries[heads], keys[heads], scores)
-                    for_value[rows, heads] = torch.bmm(scores.transpose(1, 2), slopes[heads]).transpose(0, 1)
-                    torch.bmm(slopes[heads], values[heads].transpose(1, 2), out=slope)
-                    torch.ops.aten._softmax_backward_data.out(slope, scores, -1, slope.dtype, grad_input=slope)
-                    for_query[rows, heads] = torch.bmm(slope, keys[heads]).transpose(0, 1)
-                    for_key[rows, heads] = torch.bmm(slope.transpose(1, 2), queries[heads]).transpose(0, 1)
-        return for_query, for_key, for_value, None
-
-
-def _heads_first(x: Tensor, rows: slice) -> Tensor:
-    # A copy: torch multiplies no strided batches in place, and would copy each operand each time.
-    return x[rows].transpose(0, 1).contiguous()
-
-
-def _buffer(query: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
-    longest = max((end - start for start, end in bounds), default=0)
-    # Equal runs of heads may have up to one head more than the tile holds.
-    return query.new_empty(min(query.shape[1] * longest**2, _TILE + longest**2))
-
-
-def _tiles(buffer: Tensor, heads: int, length: int) -> Iterator[tuple[slice, Tensor]]:
-    """Cuts one protein's attention into equal runs of heads with about ``_TILE`` scores, at least one head.
-
-    Yields:
-        The heads, and room for their scores in the buffer, shape (heads, length, length).
-    """
-    step = math.ceil(heads / math.ceil(heads * length * length / _TILE))
-    for first in range(0, heads, step):
-        count = min(step, heads - first)
-        yield slice(first, first + count), buffer[: count * length * length].view(count, length, length)
-
-
-def _probabilities(query: Tensor, key: Tensor, out: Tensor) -> None:
-    torch.bmm(query, key.transpose(1, 2), out=out)
-    torch.softmax(out, -1, out=out)

