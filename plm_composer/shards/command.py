@@ -55,7 +55,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         "--processes",
         type=int,
         default=argparse.SUPPRESS,
-        help="worker processes; the output does not depend on it (default: one for each core, 16 at most)",
+        help="shards written at once; the output does not depend on it (default: one for each core, 16 at most)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the dataset at --out once the new is complete"

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import TRAIN, VAL
 from plm_composer.shards.fasta import FastaSource
 from plm_composer.shards.manifest import Manifest
 from plm_composer.shards.pipeline import Settings, run
+from plm_composer.shards.records import TRAIN, VAL
 from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
 
 
@@ -34,7 +34,7 @@ def convert_fasta(
             ``settings``, or 0 if there are ``val_inputs``.
         val_inputs: Files whose proteins are the validation set. A protein that is in it is left out of training.
         settings: All else that decides the output.
-        processes: Worker processes; 1 works in this process. By default one for each core.
+        processes: Shards compressed and written at once, on a thread each. By default one for each core.
         overwrite: Whether to replace a dataset at ``out``.
         progress: Whether to report on stderr.
 
@@ -87,7 +87,7 @@ def convert_huggingface(
         streaming: Whether to read row by row instead of preparing a local copy first.
         val_fraction: Share of ``split`` that goes to validation, by hash of the sequence.
         settings: All else that decides the output.
-        processes: Worker processes; 1 works in this process. By default one for each core.
+        processes: Shards compressed and written at once, on a thread each. By default one for each core.
         overwrite: Whether to replace a dataset at ``out``.
         progress: Whether to report on stderr.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import SPLITS, TRAIN, VAL, Block, ParsedBlock, Rules, parse_block
+from plm_composer.shards.cleaning import Rules
 from plm_composer.shards.duplicates import DigestSet
 from plm_composer.shards.manifest import (
     INDEX_NAME,
@@ -24,16 +24,20 @@ from plm_composer.shards.manifest import (
     summarise,
     summarise_split,
 )
-from plm_composer.shards.parallel import available_cores, ordered_pool
+from plm_composer.shards.mds import COLUMNS, HASHES
+from plm_composer.shards.parallel import available_cores, ordered_map
 from plm_composer.shards.progress import Progress
+from plm_composer.shards.records import SPLITS, TRAIN, VAL, Block, ParsedBlock, parse_block
 from plm_composer.shards.remote import connect, is_remote, upload
 from plm_composer.shards.staging import staged_folder, write_durably
-from plm_composer.shards.writing import COLUMNS, HASHES, Shard, ShardCutter, write_shard
+from plm_composer.shards.writing import Shard, ShardCutter, write_shard
 
 DEFAULT_VAL_FRACTION = 0.001
 """One protein in a thousand: 60,000 of UniRef50, which is plenty for a validation loss."""
 _MOST_DEFAULT_PROCESSES = 16
 _ZSTD_LEVELS = range(1, 23)
+_MOST_SHARD_MIB = 1024
+"""`zstd` compresses less than 2 GiB at once, and a shard may be larger than asked for by one protein."""
 
 
 class Source(Protocol):
@@ -75,8 +79,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val-fraction {self.val_fraction}: must be at least 0 and below 1")
-        if not 0 < self.shard_size < 4096:
-            raise UserError(f"--shard-size {self.shard_size}: must be above 0 and below 4096 MiB")
+        if not 0 < self.shard_size <= _MOST_SHARD_MIB:
+            raise UserError(f"--shard-size {self.shard_size}: must be above 0 and at most {_MOST_SHARD_MIB} MiB")
         if self.compression not in ("none", *(f"zstd:{level}" for level in _ZSTD_LEVELS)):
             raise UserError(f"--compression {self.compression}: must be none, or zstd:1 to zstd:22")
 
@@ -96,8 +100,8 @@ def run(
         sources: Inputs, those for validation first.
         out: Folder or URL of the dataset.
         settings: What decides the output.
-        processes: Worker processes; 1 works in this process. By default one for each core, 16 at most. The output
-            does not depend on it.
+        processes: Shards compressed and written at once, on a thread each; with 1, no thread is started. By default
+            one for each core, 16 at most. The output does not depend on it.
         overwrite: Whether to replace a dataset at ``out``.
         progress: Whether to report on stderr.
 
@@ -155,10 +159,9 @@ def _write_dataset(
     write = partial(
         write_shard, folder=folder, compression=None if settings.compression == "none" else settings.compression
     )
-    with ordered_pool(processes) as ordered_map:
-        blocks = (block for source in sources for block in source.blocks(meter.add_bytes))
-        shards = _cut(ordered_map(parse, blocks), sources, settings, dropped, meter)
-        written = list(ordered_map(write, shards))
+    blocks = (block for source in sources for block in source.blocks(meter.add_bytes))
+    shards = _cut(map(parse, blocks), sources, settings, dropped, meter)
+    written = list(ordered_map(write, shards, processes))
 
     by_split = {split: [shard for shard in written if shard.split == split] for split in SPLITS}
     _require_proteins(by_split, sources, settings, dropped)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import TRAIN, first_invalid
+from plm_composer.shards.cleaning import Lengths, first_invalid
 from plm_composer.shards.manifest import SourceSummary
+from plm_composer.shards.records import TRAIN
 
 COLUMN_GUESSES = ("sequence", "seq", "text", "protein")
 VAL_SPLIT_NAMES = ("validation", "valid", "val")
@@ -36,9 +38,9 @@ class RowBlock:
     first_row: int
     texts: list[bytes]
 
-    def sequences(self) -> list[bytes]:
-        """The raw text of each row."""
-        return self.texts
+    def sequences(self) -> tuple[bytes, Lengths]:
+        """The raw text of all rows, and the bytes of each, shape (rows,)."""
+        return b"".join(self.texts), np.fromiter(map(len, self.texts), dtype=np.int64, count=len(self.texts))
 
     def locate_invalid(self) -> tuple[str, bytes]:
         """The first character that no rule accepts, and where it is."""

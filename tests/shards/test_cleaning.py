@@ -1,15 +1,60 @@
-from collections import Counter
+import string
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import OUTCOMES, Records, Rules, clean, judge, parse_block
-from plm_composer.shards.fasta import FastaBlock
+from plm_composer.shards.cleaning import OUTCOMES, Rules, clean, cut, judge
+
+STANDARD = set("ACDEFGHIKLMNPQRSTVWY")
 
 
-def block_of(*sequences: bytes, split: str = "train") -> FastaBlock:
-    return FastaBlock("x.fasta", split, 1, b"".join(b">h\n" + sequence + b"\n" for sequence in sequences))
+def joined(texts):
+    return b"".join(texts), np.array([len(text) for text in texts], dtype=np.int64)
+
+
+def reference(text: bytes, rules: Rules) -> tuple[bytes, str]:
+    """The rules of docs/conversion.md, for one record, one character after the other."""
+    characters = [c for c in text.decode("latin-1") if c not in string.whitespace + "-.~"]
+    while characters and characters[-1] == "*":
+        characters.pop()
+    protein = "".join(c.upper() if c in string.ascii_lowercase else c for c in characters)
+    letters = [c for c in protein if c in string.ascii_uppercase]
+    faults = {
+        "empty": not protein,
+        "invalid_character": len(letters) + protein.count("*") < len(protein),
+        "stop_codon_inside": "*" in protein,
+        "too_short": len(protein) < rules.min_length,
+        "too_long": rules.max_length is not None and len(protein) > rules.max_length,
+        "too_many_unknown": sum(c not in STANDARD for c in letters) > rules.max_unknown * len(protein),
+    }
+    return protein.encode("latin-1"), next((fault for fault, found in faults.items() if found), "kept")
+
+
+TEXTS = st.one_of(
+    st.text("ACDEFGHIKLMNPQRSTVWY\n", max_size=12),
+    st.text("ACkXBJUOZ*-.~ \t\n\r\v\f", max_size=12),
+    st.text("AX*", max_size=5),
+    st.text(st.characters(max_codepoint=255), max_size=6),
+).map(lambda text: text.encode("latin-1"))
+
+
+@given(
+    texts=st.lists(TEXTS, max_size=8),
+    rules=st.builds(
+        Rules,
+        min_length=st.integers(1, 3),
+        max_length=st.sampled_from([None, 3, 8]),
+        max_unknown=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    ),
+)
+def test_agrees_with_one_record_after_the_other(texts, rules):
+    residues, lengths = clean(*joined(texts))
+    expected = [reference(text, rules) for text in texts]
+    assert cut(residues, lengths) == [protein for protein, _ in expected]
+    assert [OUTCOMES[outcome] for outcome in judge(residues, lengths, rules)] == [outcome for _, outcome in expected]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +73,8 @@ def block_of(*sequences: bytes, split: str = "train") -> FastaBlock:
     ],
 )
 def test_clean(raw, cleaned):
-    assert clean(raw) == cleaned
+    # Neighbours, empty ones too, must not change what becomes of a record.
+    assert cut(*clean(*joined([raw, b"", b"MA\n", raw]))) == [cleaned, b"", b"MA", cleaned]
 
 
 @pytest.mark.parametrize(
@@ -51,56 +97,8 @@ def test_clean(raw, cleaned):
 )
 def test_judge(protein, rules, outcome):
     # Neighbours, empty ones too, must not lend a protein their faults.
-    outcomes = judge([b"", b"MKVLA", protein, b"", b"XXXX*", b"MKVLA"], rules)
+    outcomes = judge(*joined([b"", b"MKVLA", protein, b"", b"XXXX*", b"MKVLA"]), rules)
     assert OUTCOMES[outcomes[2]] == outcome
-
-
-def test_invalid_character_names_file_and_line():
-    block = FastaBlock("x.fasta", "train", 11, b">a\nMKV\n\n>b 5\nMK\nV5A\n")
-    with pytest.raises(UserError, match=r"x\.fasta, line 16: character '5' in a sequence.*--invalid drop"):
-        parse_block(block, Rules(), 0)
-
-
-def test_invalid_character_can_drop_the_record():
-    parsed = parse_block(block_of(b"MKV", b"MK5", b"MA"), Rules(invalid="drop"), 0)
-    assert parsed.records["train"].residues == b"MKVMA"
-    assert parsed.dropped == Counter(invalid_character=1)
-
-
-def test_split_depends_on_the_residues_alone():
-    rng = np.random.default_rng(0)
-    proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 30)).encode() for _ in range(400)]
-
-    def val_set(order, fraction):
-        parsed = parse_block(block_of(*order), Rules(), int(fraction * 2**64))
-        val = parsed.records["val"]
-        assert len(val) + len(parsed.records["train"]) == len(order)
-        return {val.residues[30 * i : 30 * i + 30] for i in range(len(val))}
-
-    chosen = val_set(proteins, 0.1)
-    assert 20 <= len(chosen) <= 60
-    assert val_set(proteins[::-1], 0.1) == chosen
-    assert val_set(proteins[:200], 0.1) == chosen & set(proteins[:200])
-    assert val_set([protein.lower() + b"*" for protein in proteins], 0.1) == chosen
-    assert chosen < val_set(proteins, 0.2)
-
-
-def test_split_is_pinned():
-    # A change of hash would move proteins from training to validation in data sets that people already use.
-    parsed = parse_block(block_of(b"MKVLLA"), Rules(), 0)
-    assert parsed.records["train"].digests.tolist() == [190265394891095647]
-
-
-def test_validation_source_is_not_split():
-    parsed = parse_block(block_of(b"MKV", b"MA", split="val"), Rules(), 2**63)
-    assert list(parsed.records) == ["val"]
-    assert parsed.records["val"].lengths.tolist() == [3, 2]
-
-
-def test_select():
-    records = Records(b"MKVMALL", np.array([3, 2, 2]), np.array([1, 2, 3], dtype=np.uint64))
-    chosen = records.select(np.array([True, False, True]))
-    assert (chosen.residues, chosen.lengths.tolist(), chosen.digests.tolist()) == (b"MKVLL", [3, 2], [1, 3])
 
 
 @pytest.mark.parametrize("wrong", [{"min_length": 0}, {"min_length": 5, "max_length": 4}, {"max_unknown": 1.5}])

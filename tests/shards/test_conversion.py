@@ -179,7 +179,7 @@ def test_errors(fasta, tmp_path, options, message):
     assert [path.name for path in tmp_path.iterdir()] == ["x.fasta"]
 
 
-@pytest.mark.parametrize("wrong", [{"shard_size": 0}, {"shard_size": 5000}, {"compression": "zip"}])
+@pytest.mark.parametrize("wrong", [{"shard_size": 0}, {"shard_size": 1025}, {"compression": "zip"}])
 def test_impossible_settings(wrong):
     with pytest.raises(UserError, match=r"^--"):
         Settings(**wrong)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import Rules
+from plm_composer.shards.cleaning import Rules, cut
 from plm_composer.shards.fasta import FastaSource, read_fasta
 
 
@@ -78,7 +78,7 @@ def test_a_record_may_be_longer_than_a_block(tmp_path):
     long = b"MKVLLAGG" * 200_000
     path = write(tmp_path, b">a\nMA\n>b\n" + long + b"\n>c\nMK\n")
     blocks = FastaSource(path, block_bytes=100).blocks()
-    assert [text.strip() for block in blocks for text in block.sequences()] == [b"MA", long, b"MK"]
+    assert [text.strip() for block in blocks for text in cut(*block.sequences())] == [b"MA", long, b"MK"]
 
 
 @pytest.mark.parametrize(

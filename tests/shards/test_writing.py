@@ -3,17 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from plm_composer.shards.cleaning import Records
+from plm_composer.shards.cleaning import cut as cut_run
 from plm_composer.shards.manifest import LENGTH_BINS
+from plm_composer.shards.mds import encode_samples
+from plm_composer.shards.records import Records
 from plm_composer.shards.writing import Shard, ShardCutter, write_shard
 
 
 def records_of(proteins: list[bytes]) -> Records:
-    return Records(
-        b"".join(proteins),
-        np.array([len(protein) for protein in proteins], dtype=np.int64),
-        np.zeros(len(proteins), dtype=np.uint64),
-    )
+    lengths = np.array([len(protein) for protein in proteins], dtype=np.int64)
+    return Records(encode_samples(proteins, lengths), lengths, np.zeros(len(proteins), dtype=np.uint64))
 
 
 def cut(portions: list[list[bytes]], size_limit: int) -> list[list[bytes]]:
@@ -22,8 +21,9 @@ def cut(portions: list[list[bytes]], size_limit: int) -> list[list[bytes]]:
     assert [shard.number for shard in shards] == list(range(len(shards)))
     proteins = []
     for shard in shards:
-        residues, ends = b"".join(shard.pieces), np.cumsum(shard.lengths)
-        proteins.append([residues[end - length : end] for end, length in zip(ends, shard.lengths, strict=True)])
+        samples = cut_run(b"".join(shard.samples), shard.lengths + 4)
+        assert [int.from_bytes(sample[:4], "little") for sample in samples] == shard.lengths.tolist()
+        proteins.append([sample[4:] for sample in samples])
     return proteins
 
 
@@ -47,7 +47,8 @@ def test_shards_are_as_full_as_they_may_be():
 def test_a_shard_reads_back(tmp_path, read_split, compression):
     (tmp_path / "val").mkdir()
     proteins = [b"MKVLLA", b"A", b"MX" * 40]
-    shards = [Shard("val", number, [b"".join(proteins[:2]), proteins[2]], np.array([6, 1, 80])) for number in range(2)]
+    parts = [records_of(proteins[:2]).samples, records_of(proteins[2:]).samples]
+    shards = [Shard("val", number, parts, np.array([6, 1, 80])) for number in range(2)]
     summaries = [write_shard(shard, tmp_path, compression) for shard in shards]
     suffix = ".zstd" if compression else ""
     assert sorted(path.name for path in (tmp_path / "val").iterdir()) == [

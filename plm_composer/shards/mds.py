@@ -1,0 +1,109 @@
+"""The MDS format, as far as a column of bytes needs it: samples, shard files and their entries in the index.
+
+``streaming``'s ``MDSWriter`` writes the same to the byte, but encodes sample by sample and brings torch along, whose
+import takes longer than the conversion of a million proteins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+import zstd
+
+COLUMNS = {"sequence": "bytes"}
+HASHES = ["xxh64"]
+SIZE_BYTES = 4
+"""Bytes before the residues of each sample: their number."""
+OFFSET_BYTES = 4
+"""Bytes of a sample's offset at the head of a shard."""
+_UINT32 = np.dtype("<u4")
+
+
+def encode_samples(values: Iterable[bytes], lengths: npt.NDArray[np.int64]) -> bytes:
+    """Encodes samples of one column of bytes.
+
+    Args:
+        values: The value of each sample.
+        lengths: Bytes of each value, shape (samples,).
+
+    Returns:
+        The samples, one after the other: each the size of its value as uint32, little-endian, and the value.
+    """
+    parts = [b""] * (2 * len(lengths))
+    parts[::2] = lengths.astype(_UINT32).view(np.dtype(f"V{SIZE_BYTES}")).tolist()
+    parts[1::2] = values
+    return b"".join(parts)
+
+
+def encode_shard(samples: Sequence[bytes], lengths: npt.NDArray[np.int64], compression: str | None) -> bytes:
+    """Puts samples together to the content of a shard file before compression.
+
+    Args:
+        samples: Runs of whole samples, as ``encode_samples`` makes them.
+        lengths: Bytes of the value of each sample of all runs, shape (samples,).
+        compression: As ``streaming`` names it, such as ``zstd:3``; None for none. It is only noted here.
+    """
+    config = json.dumps(
+        {
+            **_config(compression),
+            "column_names": list(COLUMNS),
+            "column_encodings": list(COLUMNS.values()),
+            "column_sizes": [None] * len(COLUMNS),
+        },
+        sort_keys=True,
+    ).encode()
+    count = len(lengths)
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(lengths + SIZE_BYTES, out=offsets[1:])
+    offsets += _UINT32.itemsize + OFFSET_BYTES * (count + 1) + len(config)
+    head = _UINT32.type(count).tobytes() + offsets.astype(_UINT32).tobytes() + config
+    return b"".join([head, *samples])
+
+
+def compress(data: bytes, compression: str | None) -> bytes:
+    """Compresses a shard file as ``streaming`` does.
+
+    Args:
+        data: The content.
+        compression: ``zstd:LEVEL``, or None for none.
+    """
+    if compression is None:
+        return data
+    # One thread: shards, not parts of one, are compressed side by side. The result is the same for any number.
+    compressed: bytes = zstd.compress(data, int(compression.removeprefix("zstd:")), 1)
+    return compressed
+
+
+def index_entry(number: int, samples: int, data: bytes, stored: bytes, compression: str | None) -> dict[str, Any]:
+    """A shard's entry in ``index.json``.
+
+    Args:
+        number: Position of the shard, from 0.
+        samples: Samples in it.
+        data: Its content before compression.
+        stored: Its content on the disk.
+        compression: ``zstd:LEVEL``, or None for none.
+    """
+    name = f"shard.{number:05}.mds"
+    return {
+        "samples": samples,
+        "raw_data": _file_info(name, data),
+        "zip_data": _file_info(f"{name}.zstd", stored) if compression else None,
+        **_config(compression),
+        "column_names": list(COLUMNS),
+        "column_encodings": list(COLUMNS.values()),
+        "column_sizes": [None] * len(COLUMNS),
+    }
+
+
+def _config(compression: str | None) -> dict[str, Any]:
+    return {"version": 2, "format": "mds", "compression": compression, "hashes": HASHES, "size_limit": None}
+
+
+def _file_info(name: str, data: bytes) -> dict[str, Any]:
+    return {"basename": name, "bytes": len(data), "hashes": {"xxh64": xxhash.xxh64_hexdigest(data)}}
