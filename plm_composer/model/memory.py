@@ -1,0 +1,252 @@
+"""How much memory training takes, before a run takes it.
+
+What a process holds rises while the forward pass keeps tensors for the backward pass, and while the backward pass
+trades these for gradients. ``predict`` follows it through the moments that can be the highest, and breaks the highest
+down. ``tests/model/test_memory.py`` holds what autograd keeps against torch; the peak of a whole process is not tested yet.
+
+Counted are tensors. A GPU's context, what an allocator holds beyond the tensors (a GPU's by fragmentation, glibc's by
+keeping what is freed), evaluation, and the data loader's processes come on top.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, parameter_count
+from plm_composer.model.tiled_attention import kept_scores
+
+_FP32 = 4
+_BF16 = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What a process does in one training step.
+
+    Args:
+        lengths: Positions of each protein of a microbatch, padding included where the batch is padded.
+        mask_rate: Share of the positions that the loss counts.
+        bf16: Matrix products in bf16 by autocast, rather than in fp32.
+        padded: Padded batches, rather than packed ones.
+        on_cpu: Trains on a CPU, whose attention may keep scores.
+        checkpointing: Keep only the inputs of blocks.
+        accumulates: Several microbatches a step, so that gradients are there when the next one begins.
+        optimizer_states: fp32 values that the optimizer keeps for each parameter.
+        processes: Number of processes that train together.
+        sharded: They divide weights, gradients and optimizer states (FSDP2), rather than keep them whole (DDP).
+    """
+
+    lengths: Sequence[int]
+    mask_rate: float = 0.15
+    bf16: bool = False
+    padded: bool = False
+    on_cpu: bool = True
+    checkpointing: bool = False
+    accumulates: bool = False
+    optimizer_states: int = 2
+    processes: int = 1
+    sharded: bool = False
+
+    @property
+    def positions(self) -> int:
+        """Positions that a microbatch computes."""
+        return sum(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in matrix products."""
+        return _BF16 if self.bf16 else _FP32
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes that one process holds when it holds most.
+
+    Attributes:
+        weights: In fp32.
+        gradients: In fp32, those that are there at that moment, and DDP's buckets.
+        optimizer: The optimizer's states.
+        activations: What autograd keeps for the backward pass, with the bf16 copies of weights among it.
+        working: What comes and goes: gradients of activations, and what FSDP2 has gathered.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return sum(dataclasses.astuple(self))
+
+
+def predict(config: ESM2Config, workload: Workload) -> Memory:
+    """Predicts the peak of a training step after the first, when the optimizer has its states.
+
+    Args:
+        config: The model.
+        workload: What is done with it.
+    """
+    ranks = workload.processes if workload.sharded else 1
+    parameters = _FP32 * parameter_count(config)
+    buckets = parameters if workload.processes > ranks else 0
+    return max(
+        (
+            Memory(
+                weights=parameters // ranks,
+                gradients=(parameters if workload.accumulates else gradients) // ranks + buckets,
+                optimizer=workload.optimizer_states * parameters // ranks,
+                activations=activations,
+                working=working + _gathered(config, workload),
+            )
+            for gradients, activations, working in _moments(config, workload)
+        ),
+        key=lambda memory: memory.total,
+    )
+
+
+def kept_for_backward(config: ESM2Config, workload: Workload) -> int:
+    """Bytes that autograd holds on to when the forward pass ends, parameters themselves not counted."""
+    blocks = config.num_hidden_layers
+    stream = _FP32 * workload.positions * config.hidden_size
+    if workload.checkpointing:
+        kept = blocks * stream
+    else:
+        kept = blocks * (block_activations(config, workload) + block_copies(config, workload))
+    return kept + stream + _head_activations(config, workload) + _tables(config, workload)
+
+
+def block_activations(config: ESM2Config, workload: Workload) -> int:
+    """Bytes that one block keeps for its backward pass, its input included and copies of its weights not.
+
+    For each position: what both norms take (the residual stream, fp32), the mean and deviation that they found, and
+    what they give, in the working precision; attention's share; and the feed-forward's inner width before and after the
+    GELU.
+    """
+    norms = 2 * (_FP32 + workload.width) * config.hidden_size + 2 * 2 * _FP32
+    feed_forward = 2 * workload.width * config.intermediate_size
+    return workload.positions * (norms + feed_forward) + attention_activations(config, workload)
+
+
+def attention_activations(config: ESM2Config, workload: Workload) -> int:
+    """Bytes that one block's attention keeps: tensors in the working precision, a number a head, and maybe scores.
+
+    Rotated queries and keys are tensors of their own; values are a view of the projection to all three, which stays as
+    a whole; the result is what the output projection keeps too. The number is the scores' sum, in fp32. Scores
+    themselves are kept by attention on CPUs alone, where batches are packed, up to a bound.
+    """
+    tensors = (2 + 3 + 1) * workload.width * config.hidden_size
+    sums = _FP32 * config.num_attention_heads
+    scores = 0
+    if workload.on_cpu and not workload.padded:
+        scores = kept_scores(config.num_attention_heads, workload.lengths)
+    return workload.positions * (tensors + sums) + workload.width * scores
+
+
+def block_copies(config: ESM2Config, workload: Workload) -> int:
+    """Bytes of the bf16 copies that autocast makes of a block's matrices, and autograd keeps.
+
+    FSDP2 on a GPU gathers weights in bf16 already, and frees what it has gathered.
+    """
+    if not workload.bf16 or (workload.sharded and not workload.on_cpu):
+        return 0
+    return _BF16 * _block_matrices(config)
+
+
+def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int, int]]:
+    """The moments that can be the highest: gradients so far, activations and working space, in bytes.
+
+    Between its last block and its first, the backward pass turns a block's activations into its gradients at an even
+    rate, so that one of the ends is the highest.
+    """
+    blocks, stream = config.num_hidden_layers, _FP32 * workload.positions * config.hidden_size
+    block, copies = block_activations(config, workload), block_copies(config, workload)
+    head = _FP32 * (config.hidden_size**2 + VOCABULARY_SIZE * config.hidden_size)
+    block_gradients = _FP32 * _block_matrices(config)
+    parameters = _FP32 * parameter_count(config)
+    tables = _tables(config, workload)
+    kept = kept_for_backward(config, workload)
+
+    # The head is done, and the final norm turns the gradient of its output, zero where nothing is predicted, into that
+    # of its input.
+    yield head, kept - _head_activations(config, workload), 2 * stream
+    if workload.checkpointing:
+        # A block in the forward pass. Autocast keeps its copies of all weights until the pass ends.
+        inside = stream + workload.width * workload.positions * (config.hidden_size + 2 * config.intermediate_size)
+        yield 0, blocks * stream + tables, blocks * copies + inside
+    for index in (blocks - 1, 0):
+        kept = (index * stream + block + copies) if workload.checkpointing else (index + 1) * (block + copies)
+        gradients = head + (blocks - 1 - index) * block_gradients
+        for more, freed, working in _feed_forward_backward(config, workload):
+            yield gradients + more, kept - freed + tables, working
+    yield parameters, 0, 0
+
+
+def _feed_forward_backward(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int, int]]:
+    """Where a block's backward pass is highest: new gradients, activations freed, and working space, in bytes.
+
+    Attention's part comes later, when more has been freed than it needs.
+    """
+    stream = _FP32 * workload.positions * config.hidden_size
+    inner = workload.width * workload.positions * config.intermediate_size
+    matrix = config.hidden_size * config.intermediate_size
+    # Through the second linear layer: the residual stream's gradient, its bf16 copy, the inner one, and the weights'.
+    cast = workload.positions * config.hidden_size * _BF16 if workload.bf16 else 0
+    yield 0, 0, stream + cast + inner + workload.width * matrix
+    # Through the GELU, which takes one inner gradient and makes another.
+    yield _FP32 * matrix, inner, stream + 2 * inner
+
+
+def _head_activations(config: ESM2Config, workload: Workload) -> int:
+    """Bytes that the head keeps, for predicted positions alone: its input, around the GELU, the norm's, the logits'."""
+    wide = _FP32 * (config.hidden_size + VOCABULARY_SIZE)
+    each = 3 * workload.width * config.hidden_size + wide
+    copies = _BF16 * config.hidden_size**2 if workload.bf16 else 0
+    return round(workload.mask_rate * workload.positions) * each + copies
+
+
+def _tables(config: ESM2Config, workload: Workload) -> int:
+    """Bytes of the rotary tables, which every block shares, fp32; padded batches have one for all proteins."""
+    positions = max(workload.lengths) if workload.padded else workload.positions
+    return _FP32 * positions * config.head_size
+
+
+def _block_matrices(config: ESM2Config) -> int:
+    return 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+
+
+def _gathered(config: ESM2Config, workload: Workload) -> int:
+    """Bytes of whole weights and gradients that FSDP2 holds beside its shards.
+
+    That is the block at work, the next one, and the buffer that gathers; a block's gradients, and their fp32 copy that
+    is scattered; and the table and head, which stay whole.
+    """
+    if not workload.sharded or workload.processes == 1:
+        return 0
+    block = _block_matrices(config)
+    rest = parameter_count(config) - config.num_hidden_layers * block
+    width = _FP32 if workload.on_cpu else workload.width
+    return width * (4 * block + rest) + _FP32 * block
+
+
+_STATES: dict[str, Callable[[Mapping[str, Any]], int]] = {
+    "adam": lambda arguments: 3 if arguments.get("amsgrad") else 2,
+    "adamw": lambda arguments: 3 if arguments.get("amsgrad") else 2,
+    "decoupled_adamw": lambda arguments: 3 if arguments.get("amsgrad") else 2,
+    "decoupled_sgdw": lambda arguments: 1 if arguments.get("momentum") else 0,
+    "sgd": lambda arguments: 1 if arguments.get("momentum") else 0,
+}
+
+
+def optimizer_states(name: str, arguments: Mapping[str, Any]) -> int:
+    """fp32 values that an optimizer keeps for each parameter.
+
+    Args:
+        name: In ``plm_composer.optim.OPTIMIZERS``.
+        arguments: What it is made with.
+    """
+    return _STATES[name](arguments)
