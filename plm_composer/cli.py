@@ -30,13 +30,19 @@ def config(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, and recipe=NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a YAML with its recipes and overrides, and print the resolved config."""
+    """Check a YAML with its recipes and overrides, print the resolved config, and predict the memory it takes."""
     from plm_composer.checks import check_config
     from plm_composer.config import load_config, to_yaml
+    from plm_composer.memory_estimate import estimate
 
     resolved = load_config(yaml, overrides or [])
     check_config(resolved)
-    print(json.dumps(dataclasses.asdict(resolved)) if as_json else to_yaml(resolved), end="\n" if as_json else "")
+    predicted = estimate(resolved)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(resolved), "memory": predicted.to_mapping()}))
+    else:
+        # A comment, so that the output stays a YAML file.
+        print(f"{to_yaml(resolved)}# {predicted.describe()}")
 
 
 @app.command()

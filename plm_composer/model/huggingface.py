@@ -177,6 +177,19 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
     )
 
 
+def read_config(folder: str | Path) -> ESM2Config:
+    """Reads what the model in a folder is, without its weights.
+
+    Args:
+        folder: Holds ``config.json``.
+
+    Raises:
+        UserError: If the file is missing or unreadable, or describes anything but an ESM2.
+    """
+    path = Path(folder, "config.json")
+    return config_from_huggingface(_read_json(path), str(path))
+
+
 def load_huggingface(folder: str | Path) -> tuple[ESM2Config, StateDict]:
     """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports.
 
@@ -190,7 +203,7 @@ def load_huggingface(folder: str | Path) -> tuple[ESM2Config, StateDict]:
         UserError: If a file is missing or unreadable, or describes anything but an ESM2.
     """
     folder = Path(folder)
-    config = config_from_huggingface(_read_json(folder / "config.json"), str(folder / "config.json"))
+    config = read_config(folder)
     vocabulary = folder / "vocab.txt"
     if vocabulary.exists() and tuple(vocabulary.read_text().split()) != VOCABULARY:
         raise UserError(f"{vocabulary}: not the 33 tokens of ESM2 in their order")

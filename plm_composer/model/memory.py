@@ -2,7 +2,7 @@
 
 What a process holds rises while the forward pass keeps tensors for the backward pass, and while the backward pass
 trades these for gradients. ``predict`` follows it through the moments that can be the highest, and breaks the highest
-down. ``tests/model/test_memory.py`` holds what autograd keeps against torch; the peak of a process is not tested yet.
+down. ``tests/model/test_memory.py`` holds what autograd keeps, and the peak of a process, against the real ones.
 
 Counted are tensors. A GPU's context, what an allocator holds beyond the tensors (a GPU's by fragmentation, glibc's by
 keeping what is freed), evaluation, and the data loader's processes come on top.
