@@ -2,7 +2,7 @@
 
 What a process holds rises while the forward pass keeps tensors for the backward pass, and while the backward pass
 trades these for gradients. ``predict`` follows it through the moments that can be the highest, and breaks the highest
-down. ``tests/model/test_memory.py`` holds what autograd keeps, and the peak of a process, against the real ones.
+down. Tests hold what autograd keeps, and the peak of a process (``benchmarks/memory.py``), against the real ones.
 
 Counted are tensors. A GPU's context, what an allocator holds beyond the tensors (a GPU's by fragmentation, glibc's by
 keeping what is freed), evaluation, and the data loader's processes come on top.
@@ -133,18 +133,17 @@ def block_activations(config: ESM2Config, workload: Workload) -> int:
 
 
 def attention_activations(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that one block's attention keeps: tensors in the working precision, a number a head, and maybe scores.
+    """Bytes that one block's attention keeps: tensors in the working precision, and maybe probabilities.
 
     Rotated queries and keys are tensors of their own; values are a view of the projection to all three, which stays as
-    a whole; the result is what the output projection keeps too. The number is the scores' sum, in fp32. Scores
-    themselves are kept by attention on CPUs alone, where batches are packed, up to a bound.
+    a whole; the result is what the output projection keeps too. Probabilities are kept by attention on CPUs alone,
+    where batches are packed, up to a bound.
     """
     tensors = (2 + 3 + 1) * workload.width * config.hidden_size
-    sums = _FP32 * config.num_attention_heads
     scores = 0
     if workload.on_cpu and not workload.padded:
         scores = kept_scores(config.num_attention_heads, workload.lengths)
-    return workload.positions * (tensors + sums) + workload.width * scores
+    return workload.positions * tensors + workload.width * scores
 
 
 def block_copies(config: ESM2Config, workload: Workload) -> int:

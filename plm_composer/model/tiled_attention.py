@@ -1,13 +1,9 @@
 """Attention on CPUs: a few heads of one protein at a time, in buffers that stay in the cache.
 
-Softmax is the dear part on a CPU, above all in bf16: three passes over the scores forward, three more backward. Here
-each direction takes one. With ``E = exp(scores)``, unnormalised, and ``n = 1 / sum(E)`` of each query:
-
-- forward, ``out = n * (E @ value)``;
-- backward, with ``slope = n * gradient`` and ``delta = sum(slope * out)``, the scores' gradient is
-  ``E * (slope @ value^T - delta)``, and the product in brackets takes in ``delta`` as two more columns.
-
-Only scores too large for ``exp`` are shifted by their maximum first.
+Softmax is the dear part on a CPU, above all in bf16. The forward pass keeps its probabilities, up to a bound, so that
+the backward pass need not compute them again. The scores' gradient is ``P * (gradient @ value^T - delta)`` with
+``delta = sum(gradient * out)``, as in FlashAttention (Dao et al. 2022); the product in brackets takes in ``delta`` as
+two more columns, so that one pass over the scores is left.
 """
 
 from __future__ import annotations
@@ -29,9 +25,7 @@ Bounds = Sequence[tuple[int, int]]
 TILE = 1 << 20
 """Scores worked on at once: enough to keep all cores busy, few enough to stay in a shared cache."""
 KEPT = 1 << 25
-"""Most exponentials that one call keeps for its backward pass, 64 MB in bf16; proteins beyond are computed again."""
-_LARGEST = 40.0
-"""Scores up to here need no shift: exp(40) and its reciprocal are far from the ends of fp32's and bf16's range."""
+"""Most probabilities that one call keeps for its backward pass, 64 MB in bf16; proteins beyond are computed again."""
 
 
 def kept_scores(heads: int, lengths: Sequence[int]) -> int:
@@ -54,18 +48,14 @@ class TiledAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds) -> Tensor:
         """Attends; queries are scaled already."""
         result = torch.empty_like(query)
-        reciprocal = query.new_empty(*query.shape[:2], 1, dtype=_wide(query))
         room = _Room(query, bounds, keeps=any(ctx.needs_input_grad))
         with torch.autocast("cpu", enabled=False):
             for index, rows in enumerate(itertools.starmap(slice, bounds)):
                 queries, keys, values = (_heads_first(x, rows) for x in (query, key, value))
-                shift = _must_shift(queries, keys)
                 for heads, scores in room.tiles(index):
-                    _exponentiate(queries[heads], keys[heads], scores, shift)
-                    inverse = scores.sum(-1, keepdim=True, dtype=reciprocal.dtype).reciprocal_()
-                    reciprocal[rows, heads] = inverse.transpose(0, 1)
-                    result[rows, heads] = (torch.bmm(scores, values[heads]) * inverse).transpose(0, 1).to(result.dtype)
-        ctx.save_for_backward(query, key, value, result, reciprocal, *room.kept)
+                    _probabilities(queries[heads], keys[heads], scores)
+                    result[rows, heads] = torch.bmm(scores, values[heads]).transpose(0, 1)
+        ctx.save_for_backward(query, key, value, result, *room.kept)
         ctx.bounds = bounds
         return result
 
@@ -73,21 +63,20 @@ class TiledAttention(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of queries, keys and values."""
-        query, key, value, result, reciprocal, *kept = ctx.saved_tensors
+        query, key, value, result, *kept = ctx.saved_tensors
         for_query, for_key, for_value = (torch.empty_like(x) for x in (query, key, value))
         room, other = _Room(query, ctx.bounds, kept=kept), _Room(query, ctx.bounds)
         with torch.autocast("cpu", enabled=False):
-            slopes_and_deltas, values_and_ones = _extended(gradient, value, result, reciprocal)
+            gradients_and_deltas, values_and_ones = _extended(gradient, value, result)
             for index, rows in enumerate(itertools.starmap(slice, ctx.bounds)):
                 queries, keys, values, deltas = (
-                    _heads_first(x, rows) for x in (query, key, values_and_ones, slopes_and_deltas)
+                    _heads_first(x, rows) for x in (query, key, values_and_ones, gradients_and_deltas)
                 )
-                slopes = deltas[..., : value.shape[-1]].contiguous()
-                shift = not room.is_kept[index] and _must_shift(queries, keys)
+                gradients = deltas[..., : value.shape[-1]].contiguous()
                 for (heads, scores), (_, slope) in zip(room.tiles(index), other.tiles(index), strict=True):
                     if not room.is_kept[index]:
-                        _exponentiate(queries[heads], keys[heads], scores, shift)
-                    for_value[rows, heads] = torch.bmm(scores.transpose(1, 2), slopes[heads]).transpose(0, 1)
+                        _probabilities(queries[heads], keys[heads], scores)
+                    for_value[rows, heads] = torch.bmm(scores.transpose(1, 2), gradients[heads]).transpose(0, 1)
                     torch.bmm(deltas[heads], values[heads].transpose(1, 2), out=slope)
                     slope.mul_(scores)
                     for_query[rows, heads] = torch.bmm(slope, keys[heads]).transpose(0, 1)
@@ -141,33 +130,21 @@ def _kept(heads: int, lengths: Sequence[int]) -> list[bool]:
     return [total <= KEPT for total in totals]
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _heads_first(x: Tensor, rows: slice) -> Tensor:
     # A copy: torch multiplies no strided batches in place, and would copy each operand each time.
     return x[rows].transpose(0, 1).contiguous()
 
 
-def _must_shift(queries: Tensor, keys: Tensor) -> bool:
-    """Whether a score of these (heads, length, head_size) may exceed ``_LARGEST``: by Cauchy-Schwarz, and on NaN."""
-    query_norm, key_norm = (torch.linalg.vector_norm(x, dim=-1).amax(-1) for x in (queries, keys))
-    return not bool((query_norm * key_norm).amax() <= _LARGEST)
-
-
-def _exponentiate(queries: Tensor, keys: Tensor, out: Tensor, shift: bool) -> None:
+def _probabilities(queries: Tensor, keys: Tensor, out: Tensor) -> None:
     torch.bmm(queries, keys.transpose(1, 2), out=out)
-    if shift:
-        out.sub_(out.amax(-1, keepdim=True))
-    out.exp_()
+    torch.softmax(out, -1, out=out)
 
 
-def _extended(gradient: Tensor, value: Tensor, result: Tensor, reciprocal: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes with minus delta beside them, and values with ones, so that one product gives ``slope @ v^T - delta``."""
-    slope = gradient * reciprocal
-    delta = (slope * result).sum(-1, keepdim=True).neg_()
+def _extended(gradient: Tensor, value: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients with minus delta beside them, and values with ones, so that one product gives the difference."""
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    delta = (gradient.to(wide) * result).sum(-1, keepdim=True).neg_()
     # In two parts, since what the product subtracts must not be rounded to bf16's eight bits.
     upper = delta.to(gradient.dtype)
     lower = (delta - upper).to(gradient.dtype)
-    return torch.cat((slope.to(gradient.dtype), upper, lower), -1), F.pad(value, (0, 2), value=1.0)
+    return torch.cat((gradient, upper, lower), -1), F.pad(value, (0, 2), value=1.0)

@@ -46,3 +46,18 @@ def test_convert(repository, tmp_path) -> None:
     rows = run(repository, tmp_path, "convert", "--proteins", "500", "--repeats", "1")
     assert {row["input"] for row in rows} == {"plain", ".gz"}
     assert all(row["proteins_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_memory(repository, tmp_path) -> None:
+    rows = run(repository, tmp_path, "memory")
+    assert [(row["tokens"], row["checkpointing"]) for row in rows] == [
+        (2048, "no"),
+        (2048, "yes"),
+        (6000, "no"),
+        (6000, "yes"),
+    ]
+    for row in rows:
+        assert row["returned"] == pytest.approx(1, rel=0.15)
+        # Training on a CPU trades memory for speed: how much is documented, and should not grow unnoticed.
+        assert 1 < row["kept"] < 2
