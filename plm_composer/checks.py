@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from composer.core.time import ensure_time
+from composer.optim import ComposerScheduler
 from composer.utils import dist
 from composer.utils.parallelism import FSDP2Config
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
 from plm_composer.callbacks import CALLBACKS
-from plm_composer.components import check_arguments, look_up, suggestion
+from plm_composer.components import build, check_arguments, look_up, suggestion
 from plm_composer.config import TrainConfig
 from plm_composer.data.collate import Collator
 from plm_composer.data.masking import Masking
@@ -22,6 +23,7 @@ from plm_composer.errors import UserError
 from plm_composer.loggers import LOGGERS
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim.schedulers import check_scheduler
 
 PRECISIONS = ("auto", "fp32", "amp_bf16")
 DEVICES = (None, "cpu", "gpu")
@@ -168,6 +170,18 @@ def _check_schedule(config: TrainConfig) -> None:
             f"scheduler.t_warmup is {config.scheduler['t_warmup']!r}, counted in {warmup}, and the schedule ends in "
             f"{end}; give both in one unit, or the warm-up as a share such as 0.05dur"
         )
+    check_scheduler(make_scheduler(config), config.max_duration)
+
+
+def make_scheduler(config: TrainConfig) -> ComposerScheduler:
+    """Makes the learning rate's schedule.
+
+    Raises:
+        UserError: The schedule refuses its arguments.
+    """
+    arguments = dict(config.scheduler)
+    scheduler: ComposerScheduler = build("scheduler", SCHEDULERS[arguments.pop("name")], arguments)
+    return scheduler
 
 
 def _check_sizes(config: TrainConfig) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 from composer import Callback, Evaluator, Trainer
 from composer.loggers import LoggerDestination
-from composer.optim import ComposerScheduler
 from composer.utils import dist, get_device, reproducibility
 from composer.utils.parallelism import ParallelismConfig
 
@@ -19,7 +18,7 @@ from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
-from plm_composer.checks import check_config, fsdp_config, make_collator, model_config
+from plm_composer.checks import check_config, fsdp_config, make_collator, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
 from plm_composer.data.dataset import StreamingProteinDataset
@@ -35,8 +34,9 @@ from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import load_huggingface
-from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.parameter_groups import parameter_groups
+from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.run_folder import RunFolder
 
@@ -93,6 +93,8 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
         pin_memory=device.name == "gpu",
         microbatch_tokens=config.device_train_microbatch_tokens,
     )
+    scheduler = make_scheduler(config)
+    check_scheduler(scheduler, config.max_duration, len(train_spec.dataloader))
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
     fsdp = fsdp_config(config)
@@ -104,7 +106,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
             max_duration=config.max_duration,
             algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
             optimizers=make_optimizer(config, model),
-            schedulers=make_scheduler(config),
+            schedulers=scheduler,
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
@@ -167,13 +169,6 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
     groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
     optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
     return optimizer
-
-
-def make_scheduler(config: TrainConfig) -> ComposerScheduler:
-    """Makes the learning rate's schedule."""
-    arguments = dict(config.scheduler)
-    scheduler: ComposerScheduler = build("scheduler", SCHEDULERS[arguments.pop("name")], arguments)
-    return scheduler
 
 
 def _make_dataset(config: TrainConfig, local: str | None) -> StreamingProteinDataset:

@@ -150,6 +150,12 @@ def test_a_wrong_file_is_one_clear_line(run_yaml: Path, content: str, message: s
     assert "\n" not in str(error.value)
 
 
+def test_a_schedule_that_ends_before_the_run_is_refused(run_yaml: Path) -> None:
+    schedule = "scheduler={name: linear_with_warmup, t_warmup: 1ba, t_max: 0.9dur}"
+    with pytest.raises(UserError, match="scheduler: t_max 90ba must be"):
+        check_config(load_config(run_yaml, [schedule, "max_duration=100ba"]))
+
+
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         load_config(tmp_path / "none.yaml")

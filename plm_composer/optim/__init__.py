@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from composer import optim as composer_optim
 
+from plm_composer.optim.schedulers import LinearWithWarmupAndHoldScheduler
+
 OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -24,6 +26,7 @@ SCHEDULERS: dict[str, Any] = {
     "exponential": composer_optim.ExponentialScheduler,
     "linear": composer_optim.LinearScheduler,
     "linear_with_warmup": composer_optim.LinearWithWarmupScheduler,
+    "linear_with_warmup_and_hold": LinearWithWarmupAndHoldScheduler,
     "multistep": composer_optim.MultiStepScheduler,
     "multistep_with_warmup": composer_optim.MultiStepWithWarmupScheduler,
     "polynomial": composer_optim.PolynomialScheduler,
