@@ -40,4 +40,4 @@ gpu-check: $(VENV)/.installed-test
 	@$(VENV)/bin/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
 	|| { echo "error: torch finds no CUDA device" >&2; exit 2; }
 	$(VENV)/bin/python -m pytest tests/model
-	$(VENV)/bin/python benchmarks/train_step.py --model esm2_150m --crop 512 --proteins 64
+	$(VENV)/bin/python benchmarks/train_step.py --model esm2_150m --crop 512 --proteins 64 --compile

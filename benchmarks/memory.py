@@ -23,7 +23,7 @@ from machine import describe
 from tables import print_table, write_json
 
 from plm_composer.data.batches import Batch, pack
-from plm_composer.hardware import keep_freed_memory
+from plm_composer.hardware import prepare_cpu
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -95,7 +95,7 @@ def train_two_steps(case: Case, keep: bool) -> int:
         Bytes by which it grew at its peak.
     """
     if keep:
-        keep_freed_memory()
+        prepare_cpu()
     torch.mm(torch.rand(9, 9), torch.rand(9, 9))
     before = _resident("VmRSS")
     model = ESM2(case.config)

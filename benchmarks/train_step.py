@@ -30,7 +30,7 @@ from plm_composer.checks import make_collator, model_config
 from plm_composer.config import TrainConfig, load_config
 from plm_composer.data.batches import Batch, count_positions, count_tokens
 from plm_composer.data.collate import Protein
-from plm_composer.hardware import keep_freed_memory, matmul_peak
+from plm_composer.hardware import matmul_peak, prepare_cpu
 from plm_composer.model.config import PRESETS, training_flops
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.fasta import read_fasta
@@ -42,6 +42,7 @@ OURS = {
     "ours: baseline": ("fp32", ("recipe=baseline",)),
     "ours: unpadded": ("fp32", ("recipe=unpadded", "precision=fp32")),
     "ours: fast": ("bf16", ("recipe=fast", "precision=amp_bf16")),
+    "ours: fast, compiled": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config={}")),
 }
 """Our recipes for one device, each in one precision."""
 COLUMNS = {
@@ -91,7 +92,7 @@ class Contender:
         torch.manual_seed(0)
         if self.is_ours:
             if device.type == "cpu":
-                keep_freed_memory()  # as our training does
+                prepare_cpu()  # as our training does
             ours = make_model(self.config, "gpu" if device.type == "cuda" else "cpu").to(device)
             return functools.partial(_step, ours, make_optimizer(self.config, ours), self.precision, ours.loss)
         peer = PEERS[self.implementation](model_config(self.config)).to(device)
@@ -218,6 +219,8 @@ def contenders(arguments: argparse.Namespace, crop: int, proteins: Sequence[byte
     for name, precision, overrides in named:
         if name == "fair-esm" and shape.intermediate_size != 4 * shape.hidden_size:
             continue  # It has no such model.
+        if "compiled" in name and not arguments.compile:
+            continue
         if precision in arguments.precision and any(part in name for part in arguments.implementation):
             yield Contender(name, precision, arguments.model, crop, tuple(proteins), arguments.proteins, overrides)
 
@@ -237,12 +240,14 @@ def main() -> None:
     parser.add_argument("--proteins", type=int, default=16, help="proteins of one batch")
     parser.add_argument("--batches", type=int, default=3, help="different batches, used in turn")
     parser.add_argument("--repeats", type=int, default=6, help="steps timed for each implementation")
-    parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
+    parser.add_argument("--warm-up", type=int, help="steps before them; default: each batch once")
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--implementation", nargs="+", default=[""], help="only those whose names contain one of these")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile, too")
     parser.add_argument("--fasta", type=Path, default=TRAIN_FASTA, help="default: the bundled sample, 40 to 512 long")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
+    warm_up = arguments.batches if arguments.warm_up is None else arguments.warm_up
 
     device = best_device()
     print(describe())
@@ -252,7 +257,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for crop in arguments.crop:
         field = list(contenders(arguments, crop, proteins))
-        measured = race(field, arguments.warm_up, arguments.repeats)
+        measured = race(field, warm_up, arguments.repeats)
         study = [make_row(one, steps, peaks[one.precision]) for one, steps in zip(field, measured, strict=True)]
         add_ratios(study)
         mean = np.mean([min(len(residues) + 2, crop) for residues in proteins])

@@ -65,6 +65,9 @@ def check_config(config: TrainConfig) -> None:
     if config.device == "gpu" and not torch.cuda.is_available():
         raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
     fsdp_config(config)
+    if config.compile_config is not None:
+        # fullgraph: attention stays outside the graph.
+        check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))
     if config.autoresume and config.save_folder is None:
         raise UserError("autoresume needs save_folder: there would be no checkpoint to resume from")
 

@@ -143,7 +143,7 @@ def _place(device: str | None, precision: str) -> dict[str, Any]:
     import torch
 
     from plm_composer.checks import DEVICES, PRECISIONS
-    from plm_composer.hardware import keep_freed_memory
+    from plm_composer.hardware import prepare_cpu
     from plm_composer.precision import resolve_precision
 
     if precision not in PRECISIONS:
@@ -154,7 +154,7 @@ def _place(device: str | None, precision: str) -> dict[str, Any]:
         raise UserError("--device is gpu, but torch finds no CUDA device")
     name = device or ("gpu" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
-        keep_freed_memory()
+        prepare_cpu()
     dtype = torch.bfloat16 if resolve_precision(precision, name) == "amp_bf16" else None
     return {"device": "cuda" if name == "gpu" else "cpu", "autocast_dtype": dtype}
 

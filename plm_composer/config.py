@@ -114,7 +114,7 @@ class TrainConfig:
     fsdp_config: Optional[dict[str, Any]] = None  # noqa: UP045
     """Fields of Composer's ``FSDP2Config``; null trains with DDP."""
     compile_config: Optional[dict[str, Any]] = None  # noqa: UP045
-    """Arguments of ``torch.compile``; null does not compile."""
+    """Arguments of ``torch.compile``, which is applied block by block; null does not compile."""
     device: Optional[str] = None  # noqa: UP045
     """``cpu`` or ``gpu``; default: a GPU if there is one."""
     dist_timeout: float = 600.0

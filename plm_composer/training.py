@@ -11,6 +11,7 @@ from composer import Callback, Evaluator, Trainer
 from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 from composer.utils.parallelism import ParallelismConfig
+from torch._dynamo.exc import BackendCompilerFailed
 
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
@@ -28,7 +29,7 @@ from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
 from plm_composer.gloo import correct_sharded_gradients
-from plm_composer.hardware import keep_freed_memory, matmul_peak
+from plm_composer.hardware import matmul_peak, prepare_cpu
 from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
@@ -60,7 +61,11 @@ def train(config: TrainConfig) -> None:
     assert trainer.state.max_duration is not None
     with folder.explain_full_disk():
         if trainer.state.timestamp < trainer.state.max_duration:
-            trainer.fit()
+            try:
+                trainer.fit()
+            except BackendCompilerFailed as error:
+                reason = " ".join(str(error.inner_exception).split())
+                raise UserError(f"compile_config: torch cannot compile here; leave it out ({reason})") from error
         elif trainer.state.evaluators:
             trainer.eval()  # A finished run that is started again: nothing is left to train.
         scores = _validation_scores(trainer)
@@ -82,7 +87,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
     """
     device = get_device(config.device)
     if device.name == "cpu":
-        keep_freed_memory()
+        prepare_cpu()
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
     train_set = _make_dataset(config, local)
@@ -134,7 +139,6 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
             accumulate_train_batch_on_tokens=True,
             seed=config.seed,
             dist_timeout=config.dist_timeout,
-            compile_config=config.compile_config,
         )
     except FileNotFoundError as error:
         raise UserError(f"load_path: cannot load {config.load_path}: {error}") from error
@@ -157,6 +161,8 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
         model = ESM2(pretrained_config)
         model.load_state_dict(state_dict)
     model.activation_checkpointing = config.activation_checkpointing
+    if config.compile_config is not None:
+        model.compile_blocks(**config.compile_config)
     return ESM2ComposerModel(model, autocast_dtype=autocast_dtype(config.precision, device))
 
 

@@ -118,6 +118,8 @@ WRONG = {
     "precision=fp8": "precision is 'fp8'; choose from auto, fp32, amp_bf16",
     "device=tpu": "device is 'tpu'",
     "fsdp_config.shard=1": "fsdp_config.shard: there is no such argument",
+    "compile_config.modus=max": "compile_config.modus: there is no such argument",
+    "compile_config.fullgraph=true": "compile_config.fullgraph: there is no such argument",
     "data.local=null": "data names no dataset",
     "run_folder=${nowhere}": "run_folder: Interpolation key 'nowhere' not found",
 }

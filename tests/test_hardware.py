@@ -1,10 +1,24 @@
 """The yardsticks of efficiency."""
 
+import os
 import resource
+import subprocess
+import sys
 
+import pytest
 import torch
 
 from plm_composer.hardware import keep_freed_memory, matmul_peak
+
+_PRODUCTS_OF_MANY_LENGTHS = """
+import torch
+from plm_composer.hardware import prepare_cpu
+prepare_cpu()
+for _ in range(2):
+    print("begin", flush=True)
+    for length in range(100, 1400):
+        torch.rand(2, length, 16).bfloat16() @ torch.rand(2, 16, length).bfloat16()
+"""
 
 
 def test_a_peak_is_measured() -> None:
@@ -19,3 +33,16 @@ def test_freed_memory_is_kept() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(size, dtype=torch.uint8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < size // 4096 // 4
+
+
+def test_products_of_many_lengths_are_compiled_once() -> None:
+    """1,300 shapes, more than oneDNN keeps by itself; it says of each whether it had to compile it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")}
+    command = [sys.executable, "-c", _PRODUCTS_OF_MANY_LENGTHS]
+    output = subprocess.run(
+        command, env={**environment, "ONEDNN_VERBOSE": "all"}, capture_output=True, text=True, check=True
+    ).stdout
+    _, first, second = output.split("begin")
+    if "matmul" not in first:
+        pytest.skip("bf16 does not go through oneDNN on this processor")
+    assert "create:cache_miss" not in second

@@ -6,6 +6,8 @@ contact head. Padded and packed batches run through the same code; ``layout.py``
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -217,6 +219,18 @@ class ESM2(nn.Module):
             # Layer by layer: all maps of a long protein at once would need gigabytes.
             logits = logits + self.contact_head.layer_logits(layer, maps.pop(), input_ids != EOS_ID)
         return logits.sigmoid()
+
+    def compile_blocks(self, **arguments: Any) -> None:
+        """Compiles the blocks in place: the first block's code serves all, whatever a batch's number of tokens.
+
+        Attention stays outside, since its kernels are compiled already. ``torch.compile`` on the whole model would
+        take as long as there are layers, and find the proteins' bounds in each batch new.
+
+        Args:
+            **arguments: Of ``torch.compile``.
+        """
+        for block in self.blocks:
+            block.compile(**arguments)
 
     def fsdp_wrap_fn(self, module: nn.Module) -> bool:
         """Composer asks which modules to shard on their own: the blocks. The table and both its users stay together."""

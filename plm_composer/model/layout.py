@@ -21,18 +21,24 @@ class Layout:
     """One batch's layout. Blocks receive it as it is, so that no sharding wrapper casts its rotary tables to bf16.
 
     Args:
-        attend: The attention of this batch.
+        attention: The attention of this batch.
         cosine: Rotary table, broadcast over the batch, shape (..., 1, head_size / 2), fp32 or better.
         sine: Likewise.
         is_token: False on padding, shape of the token ids.
         sum_per_protein: Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'.
     """
 
-    attend: Attend
+    attention: Attend
     cosine: Tensor
     sine: Tensor
     is_token: Tensor
     sum_per_protein: Callable[[Tensor], Tensor]
+
+    # Outside of what is compiled: torch would guard on the function, which is another one for each batch.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attends within each protein; tensors of shape (..., heads, head_size)."""
+        return self.attention(query, key, value)
 
     def rotate(self, x: Tensor) -> Tensor:
         """Turns queries or keys by their position (RoFormer, Su et al. 2021; the half-split form of ESM2).
@@ -40,6 +46,10 @@ class Layout:
         Args:
             x: Shape (..., heads, head_size).
         """
+        if torch.compiler.is_compiling():  # which fuses the plain formula, and fails at what is written in place
+            first, second = x.to(self.cosine.dtype).chunk(2, dim=-1)
+            halves = (first * self.cosine - second * self.sine, second * self.cosine + first * self.sine)
+            return torch.cat(halves, dim=-1).to(x.dtype)
         turned: Tensor = _Rotation.apply(x, self.cosine, self.sine)  # type: ignore[no-untyped-call]
         return turned
 
