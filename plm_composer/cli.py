@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,28 @@ def recipes(
 
     found = describe_recipes(folder or default_recipe_folder())
     _print(found, as_json)
+
+
+@app.command()
+def verify(
+    data: Annotated[str, typer.Argument(help="A folder that convert/ wrote, or a remote one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check every shard of a dataset against its manifest."""
+    from tqdm import tqdm
+
+    from plm_composer.shards.verification import verify
+
+    with tqdm(unit=" shards", desc="verifying", disable=None) as bar:
+        found = verify(data, lambda _: bar.update())
+    if as_json:
+        print(json.dumps(found.to_mapping()))
+    for damage in found.damaged:
+        print(f"{data.rstrip('/')}/{damage.file}: {damage.problem}", file=sys.stderr)
+    if found.damaged:
+        raise UserError(f"{data}: {len(found.damaged)} files are not what was written; copy or convert them again")
+    if not as_json:
+        print(f"{data}: {found.shards:,} shards, {found.proteins:,} proteins, as written; digest {found.digest}")
 
 
 @app.command()

@@ -24,7 +24,7 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         code = EXIT_CODE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -34,3 +34,9 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(code)
+
+
+def _one_line(error: UserError) -> str:
+    """Torch hands on what a loader's process raised with its traceback before it: the message stands last."""
+    *traceback, message = str(error).strip().splitlines() or [type(error).__name__]
+    return message.partition(": ")[2] if traceback else message

@@ -25,6 +25,7 @@ from plm_composer.config import TrainConfig, to_yaml
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.loader import make_data_spec
 from plm_composer.data.reading import read_split
+from plm_composer.data.remote_cache import cache_places
 from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
@@ -57,7 +58,8 @@ def train(config: TrainConfig) -> None:
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
     local = prepare_shards(config.data, config.progress_bar)
-    trainer = make_trainer(config, local, folder)
+    places = _on_rank_zero(lambda: _places(config, local))
+    trainer = make_trainer(config, places, folder)
     assert trainer.state.max_duration is not None
     with folder.explain_full_disk():
         if trainer.state.timestamp < trainer.state.max_duration:
@@ -77,12 +79,12 @@ def train(config: TrainConfig) -> None:
         print(folder.summary(scores))
 
 
-def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> Trainer:
+def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder: RunFolder) -> Trainer:
     """Builds every part and puts them together.
 
     Args:
         config: A checked config.
-        local: Folder of the shards.
+        places: The datasets by name, each with ``streaming.Stream``'s ``local`` or ``remote`` or both, and its weight.
         folder: The run folder, which exists.
     """
     device = get_device(config.device)
@@ -90,7 +92,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
         prepare_cpu()
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
-    train_set = _make_dataset(config, local)
+    train_set = _make_dataset(config, places)
     train_spec = make_data_spec(
         train_set,
         num_workers=config.data.num_workers,
@@ -107,7 +109,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
         trainer = Trainer(
             model=model,
             train_dataloader=train_spec,
-            eval_dataloader=_make_evaluation(config, local, model),
+            eval_dataloader=_make_evaluation(config, places, model),
             max_duration=config.max_duration,
             algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
             optimizers=make_optimizer(config, model),
@@ -177,14 +179,23 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
     return optimizer
 
 
-def _make_dataset(config: TrainConfig, local: str | None) -> StreamingProteinDataset:
+def _places(config: TrainConfig, local: str | None) -> dict[str, dict[str, Any]]:
+    """The datasets; each remote one with the cache of its present content."""
+    data = config.data
+    named = data.streams or {"data": {"local": local, "remote": data.remote}}
+    splits = [data.train_split, *([data.val_split] if data.val_split else [])]
+    cached = cache_places(
+        list(named.values()), splits, download_retry=data.download_retry, download_timeout=data.download_timeout
+    )
+    return dict(zip(named, cached, strict=True))
+
+
+def _make_dataset(config: TrainConfig, places: dict[str, dict[str, Any]]) -> StreamingProteinDataset:
     data = config.data
     return StreamingProteinDataset(
         make_collator(config),
-        local=local,
-        remote=data.remote,
         split=data.train_split,
-        streams=data.streams,
+        streams=places,
         batch_size=config.global_train_batch_size // dist.get_world_size(),
         shuffle=data.shuffle,
         validate_hash=data.validate_hash,
@@ -198,20 +209,22 @@ def _make_dataset(config: TrainConfig, local: str | None) -> StreamingProteinDat
     )
 
 
-def _make_evaluation(config: TrainConfig, local: str | None, model: ESM2ComposerModel) -> Evaluator | None:
+def _make_evaluation(
+    config: TrainConfig, places: dict[str, dict[str, Any]], model: ESM2ComposerModel
+) -> Evaluator | None:
     """The pinned evaluation on the validation split; None where the config says that there is none."""
     data = config.data
     if data.val_split is None:
         return None
-    streams = data.streams.values() if data.streams else [{"local": local, "remote": data.remote}]
-    shared = {"download_retry": data.download_retry, "download_timeout": data.download_timeout}
-    places = [
-        {"local": stream.get("local"), "remote": stream.get("remote"), "validate_hash": data.validate_hash, **shared}
-        for stream in streams
-    ]
+    shared = {
+        "validate_hash": data.validate_hash,
+        "download_retry": data.download_retry,
+        "download_timeout": data.download_timeout,
+    }
+    to_read = [{"local": place.get("local"), "remote": place.get("remote"), **shared} for place in places.values()]
     # The node's first process downloads and unpacks; the others find the files.
     with dist.run_local_rank_zero_first():
-        proteins = read_split(places, data.val_split)
+        proteins = read_split(to_read, data.val_split)
     names = list(model.get_metrics(is_train=False))
     return make_evaluator(proteins, config.eval_batch_tokens, names, dist.get_global_rank(), dist.get_world_size())
 

@@ -7,10 +7,11 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from object_store import ObjectStore, serve
 from streaming import MDSWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,13 +39,20 @@ WriteShards = Callable[..., Path]
 def write_shards(tmp_path: Path) -> WriteShards:
     """Writes proteins as one split, in many small shards."""
 
-    def write(proteins: Iterable[bytes], name: str = "shards", split: str = "train", size: int = 1 << 12) -> Path:
+    def write(
+        proteins: Iterable[bytes],
+        name: str = "shards",
+        split: str = "train",
+        size: int = 1 << 12,
+        compression: str | None = "zstd:3",
+        hashes: Sequence[str] = ("xxh64",),
+    ) -> Path:
         folder = tmp_path / name
         with MDSWriter(
             out=str(folder / split),
             columns={"sequence": "bytes"},
-            compression="zstd:3",
-            hashes=["xxh64"],
+            compression=compression,
+            hashes=list(hashes),
             size_limit=size,
         ) as writer:
             for residues in proteins:
@@ -57,10 +65,12 @@ def write_shards(tmp_path: Path) -> WriteShards:
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run_in(folder: Path, *command: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run_in(
+    folder: Path, *command: str | Path, timeout: float = 300, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs a command of the project as a user would, in a folder, with this interpreter's environment."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **(variables or {})}
     return subprocess.run(
         [str(part) for part in command],
         cwd=folder,
@@ -122,3 +132,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return FinishedRun(scratch, scratch / "runs" / "esm2_small", result.stdout)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3 server for the session."""
+    with serve(tmp_path_factory.mktemp("object_store")) as store:
+        yield store

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from streaming import Stream
 from streaming.base.world import World
 
+from plm_composer.data.checked_stream import CheckedStream
 from plm_composer.errors import UserError
 
 SEQUENCE_COLUMN = "sequence"
@@ -19,7 +19,7 @@ def read_split(places: Sequence[Mapping[str, Any]], split: str | None, limit: in
 
     Args:
         places: One or more datasets, one after another, each with ``streaming.Stream``'s ``local`` or ``remote`` or
-            both, and perhaps ``download_retry``, ``download_timeout`` and ``validate_hash``.
+            both, and perhaps ``download_retry``, ``download_timeout`` and ``validate_hash`` (default: what they have).
         split: Subfolder.
         limit: Stop after so many.
 
@@ -37,7 +37,7 @@ def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
     if split:
         name = f"{name}/{split}"
     try:
-        stream = Stream(**place, split=split)
+        stream = CheckedStream(**place, split=split)
         stream.apply_default(
             {"split": split, "download_retry": 2, "download_timeout": 60, "validate_hash": None, "keep_zip": False}
         )
@@ -45,9 +45,13 @@ def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
             if SEQUENCE_COLUMN not in shard.column_names:
                 columns = ", ".join(shard.column_names)
                 raise UserError(f"{name} has the columns {columns} but no {SEQUENCE_COLUMN!r}; make it with convert/")
-            stream.prepare_shard(shard)
+            if "validate_hash" not in place:
+                stream.validate_hash = next(iter(shard.file_pairs[0][0].hashes), None)
+            stream.ensure(shard)
             for index in range(shard.size):
                 yield shard[index][SEQUENCE_COLUMN]
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # every store's client has its own
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot read the dataset {name}: {reason}") from error

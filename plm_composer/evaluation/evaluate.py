@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from plm_composer.data.batches import Batch
 from plm_composer.data.reading import read_split
+from plm_composer.data.remote_cache import cache_places
 from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import EvaluationBatches
 from plm_composer.evaluation.pinned import set_digest
@@ -121,7 +122,7 @@ def read_proteins(path: str, limit: int | None = None) -> list[bytes]:
 
 def _read_shards(path: str, limit: int | None) -> list[bytes]:
     if "://" in path:
-        return read_split([{"remote": path}], "val", limit)
+        return read_split(cache_places([{"remote": path}], ["val"]), "val", limit)
     return read_split([{"local": path}], "val" if Path(path, "val").is_dir() else None, limit)
 
 

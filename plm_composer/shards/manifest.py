@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,11 @@ def _digest(parts: Sequence[str]) -> str:
     return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
 
+def digest_of_shards(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The digest of a split, from the entries of its ``index.json``: over the hashes of its shards in their order."""
+    return _digest([f"{name}:{h}" for entry in entries for name, h in entry["raw_data"]["hashes"].items()])
+
+
 def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
     """Adds up the shards of one split, of which there is at least one."""
     proteins = sum(shard.entry["samples"] for shard in shards)
@@ -124,7 +129,7 @@ def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
             for start, end, count in zip(LENGTH_BINS, ends, counts, strict=True)
         ],
         composition={chr(ord("A") + i): count for i, count in enumerate(letters) if count},
-        digest=_digest([f"{name}:{h}" for s in shards for name, h in s.entry["raw_data"]["hashes"].items()]),
+        digest=digest_of_shards([shard.entry for shard in shards]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Object stores as outputs: a finished folder is uploaded, what makes it valid last."""
+"""Object stores: a finished folder is uploaded, what makes it valid last; single objects are downloaded."""
 
 from __future__ import annotations
 
@@ -59,6 +59,29 @@ def connect(remote: str, folder: Path, *, overwrite: bool) -> Any:
         if taken:
             raise UserError(f"{remote}: exists; choose another --out, or replace it with --overwrite")
         return uploader
+
+
+def download(url: str, path: Path, *, attempts: int = 2, timeout: float = 60.0) -> None:
+    """Downloads one object.
+
+    Args:
+        url: Its address.
+        path: Where to put it; folders are made.
+        attempts: How often to try, with pauses of 1, 2, 4 ... seconds between.
+        timeout: Seconds to wait for an answer.
+
+    Raises:
+        UserError: It is not there or cannot be read.
+    """
+    # Slow to import, and needed for remote data alone.
+    from streaming.base.storage import CloudDownloader
+    from streaming.base.util import retry
+
+    with _store_errors(url):
+        downloader = CloudDownloader.get(url)
+        retry(clean_up_fn=downloader.clean_up, num_attempts=attempts)(
+            lambda: downloader.download(url, str(path), timeout)
+        )()
 
 
 def upload(uploader: Any, remote: str, folder: Path, on_file: Callable[[str], object] = lambda _: None) -> None:

@@ -1,5 +1,6 @@
 """The streaming dataset: the same crops and masks whatever reads them, and no silent loss."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from streaming import MDSWriter
 from torch.utils.data import DataLoader
 
+from plm_composer.data.checked_stream import ShardError
 from plm_composer.data.collate import Collator
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.loader import make_data_spec
@@ -79,23 +81,75 @@ def test_an_example_is_what_training_sees(write_shards) -> None:
     assert batch["input_ids"].tolist() == dataset.collate([dataset[5]._replace(epoch=1)])["input_ids"].tolist()
 
 
-def test_a_missing_remote_shard_is_loud(write_shards, tmp_path) -> None:
-    remote = write_shards(_proteins())
-    sorted((remote / "train").glob("shard*"))[1].unlink()
-    dataset = _dataset(tmp_path / "cache", remote=str(remote), download_retry=1)
-    with pytest.raises(Exception, match="shard"):
-        list(dataset)
-
-
-def test_a_flipped_byte_is_loud(write_shards, tmp_path) -> None:
-    remote = write_shards(_proteins())
-    shard = sorted((remote / "train").glob("shard*"))[0]
-    content = bytearray(shard.read_bytes())
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    path.write_bytes(content)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+DAMAGE = [Path.unlink, _flip, _truncate]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_remote_shard_ends_the_epoch_with_its_name(
+    write_shards, tmp_path, damage: Callable[[Path], None], workers: int
+) -> None:
+    remote = write_shards(_proteins(256))
+    shard = sorted((remote / "train").glob("shard*"))[1]
+    damage(shard)
     dataset = _dataset(tmp_path / "cache", remote=str(remote), download_retry=1)
-    with pytest.raises(Exception, match="shard"):
-        list(dataset)
+    with pytest.raises(ShardError, match=shard.name):
+        _epochs(dataset, workers, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", [_flip, _truncate])
+def test_a_damaged_local_shard_ends_the_epoch_with_its_name(
+    write_shards, damage: Callable[[Path], None], workers: int
+) -> None:
+    folder = write_shards(_proteins(256), compression=None)
+    shard = sorted((folder / "train").glob("shard*"))[1]
+    damage(shard)
+    with pytest.raises(ShardError, match=shard.name):
+        _epochs(_dataset(folder), workers, 1)
+    assert shard.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_crash_left_damaged_in_the_cache_is_fetched_again(write_shards, tmp_path, workers: int) -> None:
+    proteins = _proteins(256)
+    remote, cache = write_shards(proteins), tmp_path / "cache"
+    first = _dataset(cache, remote=str(remote))
+    list(first)
+    del first
+    raw, *others = sorted((cache / "train").glob("*.mds"))
+    _truncate(raw)
+    others[0].unlink()
+    # Half a download, and half an unpacked shard.
+    (cache / "train" / f"{others[0].name}.zstd").write_bytes(b"half")
+    (cache / "train" / f"{others[1].name}.tmp").write_bytes(b"half")
+    seen = _epochs(_dataset(cache, remote=str(remote)), workers, 1)[0]
+    assert {residues for _, _, residues in seen} == set(proteins)
+
+
+def test_an_unpacked_copy_that_is_damaged_is_unpacked_again(write_shards) -> None:
+    proteins = _proteins()
+    folder = write_shards(proteins)
+    list(_dataset(folder))
+    _flip(next((folder / "train").glob("*.mds")))
+    assert {protein.residues for protein in _dataset(folder)} == set(proteins)
+
+
+def test_shards_without_hashes_are_refused_unless_asked_for(write_shards) -> None:
+    folder = write_shards(_proteins(), hashes=[])
+    with pytest.raises(UserError, match=r"has no xxh64 hashes but none.*data.validate_hash=null"):
+        _dataset(folder)
+    assert len(list(_dataset(folder, validate_hash=None))) == 64
 
 
 def test_no_dataset_is_one_line(tmp_path) -> None:

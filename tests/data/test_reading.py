@@ -28,7 +28,7 @@ def test_a_missing_or_damaged_shard_is_one_line(write_shards, tmp_path: Path) ->
     cache = {"remote": str(folder), "local": str(tmp_path / "cache"), "validate_hash": "xxh64"}
     shard = next(iter((folder / "train").glob("shard*")))
     shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"cannot read the dataset .*shards/train"):
+    with pytest.raises(UserError, match=r"^shard .*shards/train/shard\.\d+\.mds\.zstd: the stored shard is not"):
         read_split([cache], "train")
     with pytest.raises(UserError, match=r"cannot read the dataset .*/none"):
         read_split([{"local": str(folder)}], "none")

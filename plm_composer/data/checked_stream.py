@@ -1,0 +1,103 @@
+"""A Stream whose errors name the shard, and which can tell whether what lies on the disk is what was written."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from streaming import Stream
+from streaming.base.format import Reader
+from streaming.base.hashing import get_hash
+
+from plm_composer.errors import UserError
+
+_STORED = "the stored shard is not what the converter wrote; see `plm verify`, and copy or convert it again"
+
+
+class ShardError(UserError):
+    """A shard that cannot be had, or is not what its dataset's index promises."""
+
+
+class CheckedStream(Stream):
+    """``streaming.Stream``, which checks downloads alone, with checks of what lies there already.
+
+    Such are the shards of a local dataset, and what an earlier run left in the cache of a remote one, half written
+    perhaps. A damaged file in a cache is fetched again, once; a dataset's own files are never touched.
+    """
+
+    def prepare_shard(self, shard: Reader) -> int:
+        """Fetches and unpacks a shard that is not there; compressed ones are compared with their hash.
+
+        Returns:
+            Change of the cache's size, bytes.
+
+        Raises:
+            ShardError: It cannot be had.
+        """
+        try:
+            try:
+                return int(super().prepare_shard(shard))
+            except ValueError:  # a hash that differs
+                freed = self.discard(shard)
+                if not freed:
+                    raise
+                return int(super().prepare_shard(shard)) - freed
+        except Exception as error:  # every store's client has its own
+            raise ShardError(f"shard {self.name_of(shard)}: {self._explain(error)}") from error
+
+    def is_intact(self, shard: Reader) -> bool:
+        """Whether the unpacked shard has the hash that the index promises; True where hashes are not looked at.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        if not self.validate_hash:
+            return True
+        return all(
+            get_hash(self.validate_hash, Path(self.local, self.split, raw.basename).read_bytes())
+            == raw.hashes[self.validate_hash]
+            for raw, _ in shard.file_pairs
+        )
+
+    def discard(self, shard: Reader) -> int:
+        """Removes those of a shard's files that can be had again: from the remote, or by unpacking.
+
+        Returns:
+            Bytes that this freed; 0 where nothing could be removed.
+        """
+        freed = 0
+        for raw, packed in shard.file_pairs:
+            for info in (raw, packed) if self.remote else (raw,) if packed else ():
+                path = Path(self.local, self.split, info.basename)
+                if path.exists():
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
+
+    def ensure(self, shard: Reader) -> None:
+        """Prepares a shard and checks it, for a process that has the folder to itself.
+
+        Raises:
+            ShardError: It cannot be had, or is damaged.
+        """
+        self.prepare_shard(shard)
+        if not self.is_intact(shard):
+            if not self.discard(shard):
+                raise self.damage(shard)
+            self.prepare_shard(shard)
+
+    def damage(self, shard: Reader) -> ShardError:
+        """What to raise of a shard whose bytes differ."""
+        return ShardError(f"shard {self.name_of(shard)}: {_STORED}")
+
+    def name_of(self, shard: Reader) -> str:
+        """Where a shard comes from: its URL or path."""
+        raw, packed = shard.file_pairs[0]
+        return "/".join(part for part in (self.remote or self.local, self.split, (packed or raw).basename) if part)
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return f"the disk of {self.local} is full; set data.local to a larger one, or lower data.cache_limit"
+        if isinstance(error, ValueError) and "Checksum failure" in str(error):
+            return _STORED
+        return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,60 @@
+"""What killed runs leave in shared memory: it would make the next run believe that its cache is in use."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+_SHARED_MEMORY = Path("/dev/shm")
+_NAME = re.compile(r"(\d{6})_[a-z_]+")
+
+
+def remove_leftovers() -> list[str]:
+    """Removes the shared memory and lock files of streaming datasets that no living process uses.
+
+    On Linux alone: elsewhere nothing tells who uses a block.
+
+    Returns:
+        The prefixes of what was removed.
+    """
+    if not _SHARED_MEMORY.is_dir():
+        return []
+    blocks = list(_named(_SHARED_MEMORY))
+    if not blocks:
+        return []
+    stale = {path.name[:6] for path in blocks} - _in_use()
+    # Locks without a block are left: a container that shares this folder but not the memory may hold them.
+    for path in [*blocks, *_named(Path(tempfile.gettempdir()))]:
+        if path.name[:6] in stale:
+            with contextlib.suppress(OSError):  # another user's, or another run is cleaning, too
+                path.unlink()
+    return sorted(stale)
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Lets the runs of a machine register their shared memory one after another: two at once can take one name."""
+    with FileLock(Path(tempfile.gettempdir(), "plm_composer_streaming.lock"), mode=0o666):
+        yield
+
+
+def _named(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _in_use() -> set[str]:
+    """Prefixes that some process has mapped into its memory."""
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            for mapping in process.memory_maps():
+                path = Path(mapping.path)
+                if path.parent == _SHARED_MEMORY and _NAME.fullmatch(path.name):
+                    found.add(path.name[:6])
+    return found

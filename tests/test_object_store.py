@@ -1,0 +1,129 @@
+"""The whole path over an object store: convert to it, train from it, save to it, resume and evaluate from it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import run_in
+from object_store import ObjectStore
+
+from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
+
+Start = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def start(object_store: ObjectStore, scratch: Path, repository: Path) -> Start:
+    """Runs a command of the project with the store's credentials."""
+
+    def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        return run_in(scratch, *command, variables={**object_store.environment, **variables})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dataset(object_store: ObjectStore, start: Start, repository: Path) -> str:
+    """The bundled sample, converted straight to the store."""
+    url = f"{object_store.make_bucket('datasets')}/sample"
+    result = start(
+        "python", repository / "convert" / "fasta.py", TRAIN_FASTA, "--val", VAL_FASTA, "--out", url,
+        "--shard-size", "0.05",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return url
+
+
+@pytest.fixture(scope="module")
+def trained(object_store: ObjectStore, start: Start, dataset: str, repository: Path, tiny: tuple[str, ...]) -> str:
+    """Six batches from the store, with checkpoints to it; gives their URL."""
+    checkpoints = f"{object_store.make_bucket('checkpoints')}/run"
+    result = start("composer", *_train(repository, tiny, dataset, checkpoints))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return checkpoints
+
+
+def _train(repository: Path, tiny: tuple[str, ...], dataset: str, checkpoints: str, *more: str) -> list[str | Path]:
+    return [
+        repository / "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, f"data.remote={dataset}",
+        "data.local=cache", "data.cache_limit=300kb", f"save_folder={checkpoints}", "run_name=remote",
+        "save_num_checkpoints_to_keep=-1", *more,
+    ]  # fmt: skip
+
+
+def test_a_conversion_to_a_store_is_complete(object_store: ObjectStore, dataset: str) -> None:
+    names = object_store.names(dataset)
+    assert {"manifest.json", "train/index.json", "val/index.json"} <= set(names)
+    index = json.loads(object_store.read(f"{dataset}/train/index.json"))
+    assert {f"train/{shard['zip_data']['basename']}" for shard in index["shards"]} <= set(names)
+    assert len(index["shards"]) > 3
+
+
+def test_training_streams_through_a_bounded_cache_and_saves_to_the_store(
+    object_store: ObjectStore, scratch: Path, dataset: str, trained: str
+) -> None:
+    lines = [json.loads(line) for line in (scratch / "runs" / "remote" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["batch"] == 6
+    assert any("latest-rank0.pt" in name for name in object_store.names(trained))
+    cached = sum(path.stat().st_size for path in (scratch / "cache").rglob("*.mds*") if "train" in path.parts)
+    index = json.loads(object_store.read(f"{dataset}/train/index.json"))
+    sizes = [shard["raw_data"]["bytes"] for shard in index["shards"]]
+    # Two of streaming's threads may each fetch a shard for the same free space.
+    assert 0 < cached <= 300 * 1024 + max(sizes) < sum(sizes)
+
+
+def test_a_run_resumes_from_the_store_in_an_empty_folder(
+    object_store: ObjectStore, scratch: Path, start: Start, dataset: str, trained: str, repository: Path, tiny
+) -> None:
+    """What a preempted machine's successor does: nothing is there but the store."""
+    (scratch / "runs").rename(scratch / "old_runs")
+    result = start(
+        "composer", *_train(repository, tiny, dataset, trained, "autoresume=true", "max_duration=8ba")
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = [json.loads(line) for line in (scratch / "runs" / "remote" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["batch"] for line in lines if "loss/train/total" in line] == [7, 8]
+
+
+def test_a_model_is_evaluated_on_a_set_in_the_store(scratch: Path, start: Start, dataset: str, trained: str) -> None:
+    folder = next(scratch.glob("*runs/remote/export"))
+    remote = start("plm", "evaluate", folder, "--data", dataset, "--limit", "20", "--json")
+    assert remote.returncode == 0, remote.stderr
+    local = start("plm", "evaluate", folder, "--data", VAL_FASTA, "--limit", "20", "--json")
+    assert json.loads(remote.stdout)["loss"] == pytest.approx(json.loads(local.stdout)["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("variables", "bucket", "message"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "datasets", "s3://datasets/sample"),
+        ({}, "nosuchbucket", "s3://nosuchbucket/sample"),
+        ({"S3_ENDPOINT_URL": "http://127.0.0.1:9"}, "datasets", "127.0.0.1:9"),
+    ],
+    ids=["secret", "bucket", "endpoint"],
+)
+def test_what_cannot_be_reached_is_one_line(
+    start: Start, dataset: str, repository: Path, tiny, variables: dict[str, str], bucket: str, message: str
+) -> None:
+    commands = [
+        ["python", *_train(repository, tiny, f"s3://{bucket}/sample", "none", "run_name=unreachable")],
+        ["python", repository / "convert" / "fasta.py", VAL_FASTA, "--out", f"s3://{bucket}/other"],
+    ]
+    for command in commands:
+        result = start(*command, AWS_MAX_ATTEMPTS="1", **variables)
+        assert result.returncode == 2, result.stdout + result.stderr
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert message.replace("sample", "") in errors[0]
+        assert "Traceback" not in result.stderr
+        assert "wrong" not in errors[0].replace("wrong secret", "")
