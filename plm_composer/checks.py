@@ -147,7 +147,7 @@ def _check_times(config: TrainConfig) -> None:
         value = getattr(config, key)
         try:
             time = ensure_time(value, default_unit)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"{key} is {value!r}; write a number and a unit: {_COUNTED_UNITS}") from error
         if time.value <= 0 and key == "max_duration":
             raise UserError(f"max_duration is {value!r}; it must be above 0")
@@ -163,7 +163,7 @@ def _check_schedule(config: TrainConfig) -> None:
         value = config.scheduler.get(key, default)
         try:
             found = str(ensure_time(value, "ba").unit.value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"scheduler.{key} is {value!r}; write a number and a unit: {_SCHEDULE_UNITS}") from error
         found = whole if found == "dur" else found
         return "ba" if found == "ep" else found

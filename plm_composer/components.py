@@ -34,6 +34,8 @@ def look_up(key: str, name: Any, registry: Mapping[str, Any], refused: Mapping[s
     Raises:
         UserError: The name is unknown, or refused.
     """
+    if not isinstance(name, str):
+        raise UserError(f"{key}: {name!r} is no name; choose from {', '.join(registry)}")
     if name in (refused or {}):
         raise UserError(f"{key}: {name!r} is refused: {(refused or {})[name]}")
     if name not in registry:

@@ -245,6 +245,16 @@ def _parse_overrides(arguments: Sequence[str]) -> DictConfig:
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
+    try:
+        _reset_what_is_replaced(merged, layer)
+        return OmegaConf.merge(merged, layer)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, source)) from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {next(iter(str(error).splitlines()), error)}") from error
+
+
+def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
     for section in REPLACED_BY_NAME:
         given = layer.get(section)
         if not isinstance(given, DictConfig):
@@ -256,12 +266,6 @@ def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
         for key in DATA_SOURCES:
             if not (key == "local" and "remote" in given and "local" not in given):
                 merged.data[key] = None
-    try:
-        return OmegaConf.merge(merged, layer)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error, source)) from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: {next(iter(str(error).splitlines()), error)}") from error
 
 
 def _explain(error: OmegaConfBaseException, source: str) -> str:

@@ -59,7 +59,7 @@ def check_scheduler(scheduler: ComposerScheduler, max_duration: int | str, batch
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The Trainer says it again.
             scheduler(state)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # a number where a time or another number should be
         raise UserError(f"scheduler: {next(iter(str(error).splitlines()), error)}") from error
     except RuntimeError:
         if batches is not None:
