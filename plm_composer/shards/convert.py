@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plm_composer.errors import UserError
+from plm_composer.shards.clusters import ClusterTable, Unlisted
 from plm_composer.shards.fasta import FastaSource
 from plm_composer.shards.manifest import Manifest
 from plm_composer.shards.pipeline import Settings, run
@@ -20,6 +21,8 @@ def convert_fasta(
     *,
     val_fraction: float | None = None,
     val_inputs: Sequence[str | Path] = (),
+    clusters: str | Path | None = None,
+    unlisted: Unlisted | None = None,
     settings: Settings | None = None,
     processes: int | None = None,
     overwrite: bool = False,
@@ -33,6 +36,9 @@ def convert_fasta(
         val_fraction: Share of ``inputs`` that goes to validation, by hash of the sequence. By default that of
             ``settings``, or 0 if there are ``val_inputs``.
         val_inputs: Files whose proteins are the validation set. A protein that is in it is left out of training.
+        clusters: A file of clusters (representative, tab, member), none of which the split may tear apart: where
+            a protein goes is decided by the hash of its cluster's representative.
+        unlisted: What becomes of a protein that is in no cluster, see ``ClusterTable``; by default an error.
         settings: All else that decides the output.
         processes: Shards compressed and written at once, on a thread each. By default one for each core.
         overwrite: Whether to replace a dataset at ``out``.
@@ -46,11 +52,16 @@ def convert_fasta(
     """
     if val_inputs and val_fraction:
         raise UserError("--val and --val-fraction: choose one, a validation set of its own or a share of the input")
+    if clusters is None and unlisted is not None:
+        raise UserError("--unlisted: there is no list; name it with --clusters")
+    if val_inputs and clusters is not None:
+        raise UserError("--val and --clusters: choose one, a validation set of its own or a split by cluster")
     sources = [FastaSource(path, VAL) for path in val_inputs] + [FastaSource(path, TRAIN) for path in inputs]
     return run(
         sources,
         out,
         settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_inputs)),
+        clusters=None if clusters is None else ClusterTable(clusters, unlisted or "error"),
         processes=processes,
         overwrite=overwrite,
         progress=progress,

@@ -70,6 +70,16 @@ class FastaBlock:
         starts, ends, _ = self._bounds()
         return [_decode(self.text[start + 1 : end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
+    def names(self) -> list[bytes]:
+        """The first word of each header; empty if there is none."""
+        starts, ends, _ = self._bounds()
+        headers = (self.text[start + 1 : end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
+        return [next(iter(header.split(None, 1)), b"") for header in headers]
+
+    def locate(self, record: int) -> str:
+        """Where the header of a record is, such as ``x.fasta, line 3``."""
+        return f"{self.name}, line {self.first_line + _count_lines(self.text, int(self._bounds()[0][record]))}"
+
     def locate_invalid(self) -> tuple[str, bytes]:
         """The first character that no rule accepts, and where it is, such as ``x.fasta, line 3``."""
         for number, line in enumerate(self.text.split(b"\n"), self.first_line):

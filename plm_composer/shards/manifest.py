@@ -13,6 +13,7 @@ import xxhash
 
 from plm_composer import __version__
 from plm_composer.errors import UserError
+from plm_composer.shards.clusters import ClusterSummary
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.json"
@@ -84,6 +85,7 @@ class Manifest:
         sources: Inputs in the order in which they were read.
         splits: ``train``, and ``val`` if there is one.
         dropped: Records left out, by reason.
+        clusters: The list of clusters that decided the split; None if there was none.
     """
 
     format_version: int
@@ -94,6 +96,7 @@ class Manifest:
     sources: list[SourceSummary]
     splits: dict[str, SplitSummary]
     dropped: dict[str, int]
+    clusters: ClusterSummary | None = None
 
     def to_json(self) -> str:
         """JSON with a line end."""
@@ -134,6 +137,7 @@ def summarise(
     dropped: Counter[str],
     columns: dict[str, str],
     settings: dict[str, Any],
+    clusters: ClusterSummary | None = None,
 ) -> Manifest:
     """Makes the manifest."""
     return Manifest(
@@ -145,6 +149,7 @@ def summarise(
         sources=list(sources),
         splits=splits,
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        clusters=clusters,
     )
 
 
@@ -164,6 +169,8 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise UserError(f"{path}: format version {fields['format_version']}; this program reads {FORMAT_VERSION}")
         fields["sources"] = [SourceSummary(**source) for source in fields["sources"]]
         fields["splits"] = {name: SplitSummary(**split) for name, split in fields["splits"].items()}
+        if fields.get("clusters") is not None:
+            fields["clusters"] = ClusterSummary(**fields["clusters"])
         return Manifest(**fields)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; is this a folder that the converter wrote?") from None

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from plm_composer.errors import UserError
 from plm_composer.shards.cleaning import Rules
+from plm_composer.shards.clusters import ClusterTable
 from plm_composer.shards.duplicates import DigestSet
 from plm_composer.shards.manifest import (
     INDEX_NAME,
@@ -90,6 +91,7 @@ def run(
     out: str | Path,
     *,
     settings: Settings,
+    clusters: ClusterTable | None = None,
     processes: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -100,6 +102,7 @@ def run(
         sources: Inputs, those for validation first.
         out: Folder or URL of the dataset.
         settings: What decides the output.
+        clusters: Clusters of which none is torn apart; the sources' blocks must have names then.
         processes: Shards compressed and written at once, on a thread each; with 1, no thread is started. By default
             one for each core, 16 at most. The output does not depend on it.
         overwrite: Whether to replace a dataset at ``out``.
@@ -116,11 +119,11 @@ def run(
     if processes < 1:
         raise UserError(f"--processes {processes}: must be 1 or more")
     if not is_remote(out):
-        return _run_local(sources, Path(out), settings, processes, overwrite, progress)
+        return _run_local(sources, Path(out), settings, clusters, processes, overwrite, progress)
     with tempfile.TemporaryDirectory(prefix="plm-composer-") as scratch:
         folder = Path(scratch, "dataset")
         uploader = connect(str(out), folder, overwrite=overwrite)
-        manifest = _run_local(sources, folder, settings, processes, overwrite, progress)
+        manifest = _run_local(sources, folder, settings, clusters, processes, overwrite, progress)
         upload(uploader, str(out), folder, _print_name if progress else _be_silent)
         return manifest
 
@@ -134,14 +137,20 @@ def _be_silent(_: str) -> None:
 
 
 def _run_local(
-    sources: Sequence[Source], out: Path, settings: Settings, processes: int, overwrite: bool, progress: bool
+    sources: Sequence[Source],
+    out: Path,
+    settings: Settings,
+    clusters: ClusterTable | None,
+    processes: int,
+    overwrite: bool,
+    progress: bool,
 ) -> Manifest:
     sizes = [source.size for source in sources]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
     with staged_folder(out, overwrite=overwrite) as folder:
         meter = Progress(total, shown=progress)
         try:
-            manifest = _write_dataset(sources, folder, settings, processes, meter)
+            manifest = _write_dataset(sources, folder, settings, clusters, processes, meter)
         finally:
             meter.close()
         _check(folder, manifest)
@@ -150,12 +159,19 @@ def _run_local(
 
 
 def _write_dataset(
-    sources: Sequence[Source], folder: Path, settings: Settings, processes: int, meter: Progress
+    sources: Sequence[Source],
+    folder: Path,
+    settings: Settings,
+    clusters: ClusterTable | None,
+    processes: int,
+    meter: Progress,
 ) -> Manifest:
     for split in SPLITS:
         (folder / split).mkdir()
     dropped: Counter[str] = Counter()
-    parse = partial(parse_block, rules=settings.rules, val_threshold=int(settings.val_fraction * 2**64))
+    parse = partial(
+        parse_block, rules=settings.rules, val_threshold=int(settings.val_fraction * 2**64), clusters=clusters
+    )
     write = partial(
         write_shard, folder=folder, compression=None if settings.compression == "none" else settings.compression
     )
@@ -177,6 +193,7 @@ def _write_dataset(
         dropped,
         COLUMNS,
         {**asdict(settings.rules), **{k: v for k, v in vars(settings).items() if k != "rules"}, "hashes": HASHES},
+        None if clusters is None else clusters.summary("apart"),
     )
     write_durably(folder / MANIFEST_NAME, manifest.to_json().encode())
     return manifest

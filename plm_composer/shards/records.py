@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import xxhash
 
 from plm_composer.errors import UserError
 from plm_composer.shards.cleaning import KEPT, OUTCOMES, Lengths, Rules, clean, cut, judge
+from plm_composer.shards.clusters import ClusterTable, Membership
 from plm_composer.shards.mds import SIZE_BYTES, encode_samples
 
 TRAIN, VAL = "train", "val"
@@ -32,6 +33,16 @@ class Block(Protocol):
 
     def locate_invalid(self) -> tuple[str, bytes]:
         """The first character that no rule accepts, and where it is, such as ``x.fasta, line 3``."""
+
+
+class NamedBlock(Block, Protocol):
+    """A block whose records have names, by which a list of clusters knows them."""
+
+    def names(self) -> list[bytes]:
+        """The name of each record."""
+
+    def locate(self, record: int) -> str:
+        """Where a record starts, such as ``x.fasta, line 3``."""
 
 
 @dataclass(frozen=True)
@@ -87,38 +98,59 @@ def judge_block(block: Block, rules: Rules) -> tuple[list[bytes], npt.NDArray[np
     return cut(residues, lengths), outcomes
 
 
-def parse_block(block: Block, rules: Rules, val_threshold: int) -> ParsedBlock:
+def parse_block(block: Block, rules: Rules, val_threshold: int, clusters: ClusterTable | None = None) -> ParsedBlock:
     """Cleans, filters and splits the records of a block.
 
-    A protein of a training source goes to validation if the xxh3 64-bit hash of its residues is below
-    ``val_threshold``: where it goes depends on nothing else, neither on order nor on the other proteins.
+    A protein of a training source goes to validation if the xxh3 64-bit hash of its residues, or of the name of its
+    cluster, is below ``val_threshold``: where it goes depends on nothing else, neither on order nor on the other
+    proteins.
 
     Args:
-        block: The records.
+        block: The records; with ``clusters``, a ``NamedBlock``.
         rules: What to keep.
         val_threshold: Share of the training sources that goes to validation, times 2^64.
+        clusters: The clusters that must not be torn apart.
 
     Raises:
-        UserError: A character that no rule accepts, unless ``rules.invalid`` is ``drop``.
+        UserError: A character that no rule accepts, unless ``rules.invalid`` is ``drop``; or a protein that
+            ``clusters`` does not list, unless it allows that.
     """
     proteins, outcomes = judge_block(block, rules)
-    if outcomes.any():
-        proteins = list(compress(proteins, (outcomes == 0).tolist()))
+    kept = outcomes == 0
+    if not kept.all():
+        proteins = list(compress(proteins, kept.tolist()))
     lengths = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
     digests = np.fromiter(map(xxhash.xxh3_64_intdigest, proteins), dtype=np.uint64, count=len(proteins))
+
+    keys = digests if clusters is None else _find_clusters(cast(NamedBlock, block), kept, digests, clusters).keys
 
     def records(chosen: npt.NDArray[np.bool_]) -> Records:
         samples = proteins if chosen.all() else compress(proteins, chosen.tolist())
         return _encoded(samples, lengths[chosen], digests[chosen])
 
     if block.split == TRAIN and val_threshold:
-        to_val = digests < np.uint64(val_threshold)
+        to_val = keys < np.uint64(val_threshold)
         by_split = {TRAIN: records(~to_val), VAL: records(to_val)}
     else:
         by_split = {block.split: _encoded(proteins, lengths, digests)}
     counts = np.bincount(outcomes, minlength=len(OUTCOMES)).tolist()
     dropped = Counter({name: n for name, n in zip(OUTCOMES, counts, strict=True) if n and name != KEPT})
     return ParsedBlock(by_split, dropped)
+
+
+def _find_clusters(
+    block: NamedBlock, kept: npt.NDArray[np.bool_], digests: npt.NDArray[np.uint64], clusters: ClusterTable
+) -> Membership:
+    names = list(compress(block.names(), kept.tolist()))
+    found = clusters.membership(names, digests)
+    if len(found.unlisted) and clusters.unlisted == "error":
+        first = int(found.unlisted[0])
+        name = names[first].decode("utf-8", "replace")[:60]
+        raise UserError(
+            f"{block.locate(int(np.flatnonzero(kept)[first]))}: '{name}' is in no cluster of {clusters.path}; mend the "
+            "list, or treat such proteins as clusters of their own with --unlisted alone"
+        )
+    return found
 
 
 def _encoded(proteins: Iterable[bytes], lengths: Lengths, digests: npt.NDArray[np.uint64]) -> Records:
