@@ -6,7 +6,7 @@ import argparse
 from typing import get_args
 
 from plm_composer.errors import run_command
-from plm_composer.shards.clusters import Unlisted
+from plm_composer.shards.clusters import Members, Unlisted
 from plm_composer.shards.command import CommandParser, add_common_options, common_arguments, report
 from plm_composer.shards.convert import convert_fasta
 
@@ -28,6 +28,13 @@ def main() -> None:
         help="what a protein that is not in the list of clusters does: stop, or count as a cluster of its own "
         "(default: error)",
     )
+    parser.add_argument(
+        "--cluster-members",
+        choices=get_args(Members),
+        default=argparse.SUPPRESS,
+        help="members of a cluster as records of their own, or in one, of which training draws one member in each "
+        "epoch (default: apart)",
+    )
     add_common_options(parser)
     arguments = parser.parse_args()
     manifest = convert_fasta(
@@ -35,6 +42,7 @@ def main() -> None:
         val_inputs=arguments.val,
         clusters=arguments.clusters,
         unlisted=getattr(arguments, "unlisted", None),
+        cluster_members=getattr(arguments, "cluster_members", None),
         **common_arguments(arguments),
     )
     report(manifest, arguments)

@@ -10,6 +10,7 @@ from streaming import Stream, StreamingDataset
 
 from plm_composer.data.batches import Batch
 from plm_composer.data.collate import Collator, Protein
+from plm_composer.data.members import draw_member
 from plm_composer.data.reading import SEQUENCE_COLUMN
 from plm_composer.errors import UserError
 
@@ -89,11 +90,15 @@ class StreamingProteinDataset(StreamingDataset):
             sample_id: Index in the dataset.
             retry: How often to download a shard that is gone again.
         """
-        return Protein(int(sample_id), self._epoch, super().get_item(sample_id, retry)[SEQUENCE_COLUMN])
+        return self._draw(int(sample_id), self._epoch, retry)
 
     def example(self, sample_id: int, epoch: int = 0) -> Batch:
         """Crops and masks one protein as training does in the given epoch: a batch of one, to look at."""
-        return self.collator([self.get_item(sample_id)._replace(epoch=epoch)])
+        return self.collator([self._draw(sample_id, epoch)])
+
+    def _draw(self, sample_id: int, epoch: int, retry: int = 7) -> Protein:
+        record = super().get_item(sample_id, retry)[SEQUENCE_COLUMN]
+        return Protein(sample_id, epoch, draw_member(record, self.collator.seed, epoch, sample_id))
 
     def __iter__(self) -> Iterator[Protein]:
         """Iterates over this worker's share of the next epoch.

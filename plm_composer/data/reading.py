@@ -9,6 +9,7 @@ from typing import Any
 from streaming import Stream
 from streaming.base.world import World
 
+from plm_composer.data.members import first_member
 from plm_composer.errors import UserError
 
 SEQUENCE_COLUMN = "sequence"
@@ -24,7 +25,7 @@ def read_split(places: Sequence[Mapping[str, Any]], split: str | None, limit: in
         limit: Stop after so many.
 
     Returns:
-        The residues of each protein.
+        The residues of each protein; of a record that is a cluster, those of its representative.
 
     Raises:
         UserError: A dataset or a shard is missing or damaged, or holds something else.
@@ -47,7 +48,7 @@ def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
                 raise UserError(f"{name} has the columns {columns} but no {SEQUENCE_COLUMN!r}; make it with convert/")
             stream.prepare_shard(shard)
             for index in range(shard.size):
-                yield shard[index][SEQUENCE_COLUMN]
+                yield first_member(shard[index][SEQUENCE_COLUMN])
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot read the dataset {name}: {reason}") from error

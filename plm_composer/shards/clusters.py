@@ -18,6 +18,7 @@ from plm_composer.shards.streams import CorruptStream, HashedFile, decompress, o
 Keys = npt.NDArray[np.uint64]
 """64-bit hashes (XXH3) of the names of clusters."""
 Unlisted = Literal["error", "alone"]
+Members = Literal["apart", "together"]
 
 _LINES_AT_ONCE = 1 << 20
 _SEPARATORS = b"\t\n"
@@ -43,12 +44,16 @@ class Membership:
     Attributes:
         keys: The cluster of each, shape (proteins,).
         leads: Whether it is the representative of its cluster, shape (proteins,).
-        unlisted: Positions of the proteins that the list does not have, shape (unlisted,).
+        listed: Whether the list has it, shape (proteins,).
     """
 
     keys: Keys
     leads: npt.NDArray[np.bool_]
-    unlisted: npt.NDArray[np.intp]
+    listed: npt.NDArray[np.bool_]
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> Membership:
+        """Those for which ``mask``, shape (proteins,), is true."""
+        return Membership(self.keys[mask], self.leads[mask], self.listed[mask])
 
 
 class ClusterTable:
@@ -60,20 +65,22 @@ class ClusterTable:
         path: The file, as ``mmseqs createtsv`` or ``easy-cluster`` writes it, plain or compressed with gzip.
         unlisted: What becomes of a protein that is not in it: ``error`` stops the conversion, with ``alone`` it is
             a cluster of its own (and equal ones are the same).
+        members: How the members of a cluster are stored: ``apart``, a record each, or ``together`` in one.
 
     Raises:
         UserError: The file is not readable, a line is not two names and a tab, or a protein is in two clusters.
     """
 
-    def __init__(self, path: str | Path, unlisted: Unlisted = "error") -> None:
+    def __init__(self, path: str | Path, unlisted: Unlisted = "error", members: Members = "apart") -> None:
         self.path = str(path)
         self.unlisted: Unlisted = unlisted
+        self.members: Members = members
         self._file: HashedFile | None = None
         # These grow in place, by an eighth; a list of small arrays would leave as much again behind on the heap.
         all_keys, all_members = array("Q"), array("Q")
-        for _, keys, members in self._pairs():
+        for _, keys, names in self._pairs():
             all_keys.frombytes(_hashes(keys).tobytes())
-            all_members.frombytes(_hashes(members).tobytes())
+            all_members.frombytes(_hashes(names).tobytes())
         if not all_members:
             raise UserError(f"{self.path}: empty, without a single cluster")
         order = np.argsort(np.frombuffer(all_members, dtype=np.uint64))
@@ -100,14 +107,10 @@ class ClusterTable:
             hashes[barred] = _hashes([ids[i].split(b"|", 2)[1] for i in barred.tolist()])
             keys[barred], found[barred] = self._find(hashes[barred])
         keys = np.where(found, keys, digests)
-        return Membership(keys, ~found | (hashes == keys), np.flatnonzero(~found))
+        return Membership(keys, ~found | (hashes == keys), found)
 
-    def summary(self, members: str) -> ClusterSummary:
-        """What was read. The name is without folders, so that two machines write the same manifest.
-
-        Args:
-            members: How the members of a cluster are stored.
-        """
+    def summary(self) -> ClusterSummary:
+        """What was read. The name is without folders, so that two machines write the same manifest."""
         assert self._file is not None
         return ClusterSummary(
             Path(self.path).name,
@@ -115,7 +118,7 @@ class ClusterTable:
             self._file.hexdigest(),
             len(self._members),
             self.unlisted,
-            members,
+            self.members,
         )
 
     def _find(self, hashes: Keys) -> tuple[Keys, npt.NDArray[np.bool_]]:

@@ -82,9 +82,10 @@ def common_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 def report(manifest: Manifest, arguments: argparse.Namespace) -> None:
     """Says in a few lines on stderr what was written, and with ``--json`` prints the manifest on stdout."""
     for name, split in manifest.splits.items():
+        clusters = "" if split.clusters is None else f" in {split.clusters:,} clusters"
         print(
-            f"{name}: {split.proteins:,} proteins, {split.residues:,} residues, lengths {split.min_length:,} to "
-            f"{split.max_length:,} (mean {split.mean_length:,.0f}), {split.shards:,} "
+            f"{name}: {split.proteins:,} proteins{clusters}, {split.residues:,} residues, "
+            f"lengths {split.min_length:,} to {split.max_length:,} (mean {split.mean_length:,.0f}), {split.shards:,} "
             f"shard{'s' if split.shards > 1 else ''}, "
             f"{split.bytes / 1e6:,.1f} MB",
             file=sys.stderr,

@@ -40,6 +40,7 @@ class ShardSummary:
     Attributes:
         split: ``train`` or ``val``.
         entry: Its entry in ``index.json``.
+        proteins: Number of proteins, which is above that of its samples where these are clusters.
         residues: Sum of the lengths.
         min_length: Shortest protein.
         max_length: Longest protein.
@@ -49,6 +50,7 @@ class ShardSummary:
 
     split: str
     entry: dict[str, Any]
+    proteins: int
     residues: int
     min_length: int
     max_length: int
@@ -58,7 +60,7 @@ class ShardSummary:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A split: counts, lengths in residues, composition, and the digest of its shards."""
+    """A split: counts, lengths in residues, composition, the digest of its shards, and clusters if it has such."""
 
     proteins: int
     residues: int
@@ -70,6 +72,13 @@ class SplitSummary:
     length_histogram: list[dict[str, int | None]]
     composition: dict[str, int]
     digest: str
+    clusters: int | None = None
+    """Samples, where each holds the members of one cluster; None where each is one protein."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in the shards: clusters, or proteins."""
+        return self.proteins if self.clusters is None else self.clusters
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,14 @@ def _digest(parts: Sequence[str]) -> str:
     return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
 
-def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
-    """Adds up the shards of one split, of which there is at least one."""
-    proteins = sum(shard.entry["samples"] for shard in shards)
+def summarise_split(shards: Sequence[ShardSummary], *, of_clusters: bool = False) -> SplitSummary:
+    """Adds up the shards of one split, of which there is at least one.
+
+    Args:
+        shards: Those of the split, in order.
+        of_clusters: Whether a sample holds the members of a cluster.
+    """
+    proteins = sum(shard.proteins for shard in shards)
     residues = sum(shard.residues for shard in shards)
     ends = [start - 1 for start in LENGTH_BINS[1:]] + [None]
     counts = [sum(column) for column in zip(*(shard.length_counts for shard in shards), strict=True)]
@@ -128,6 +142,7 @@ def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
         ],
         composition={chr(ord("A") + i): count for i, count in enumerate(letters) if count},
         digest=_digest([f"{name}:{h}" for s in shards for name, h in s.entry["raw_data"]["hashes"].items()]),
+        clusters=sum(shard.entry["samples"] for shard in shards) if of_clusters else None,
     )
 
 

@@ -21,6 +21,8 @@ SIZE_BYTES = 4
 """Bytes before the residues of each sample: their number."""
 OFFSET_BYTES = 4
 """Bytes of a sample's offset at the head of a shard."""
+MEMBER_SEPARATOR = b"\n"
+"""Between the members of a record that is a cluster: no residue."""
 _UINT32 = np.dtype("<u4")
 
 

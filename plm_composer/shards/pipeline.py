@@ -16,6 +16,7 @@ from plm_composer.errors import UserError
 from plm_composer.shards.cleaning import Rules
 from plm_composer.shards.clusters import ClusterTable
 from plm_composer.shards.duplicates import DigestSet
+from plm_composer.shards.gathering import gather
 from plm_composer.shards.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -28,13 +29,14 @@ from plm_composer.shards.manifest import (
 from plm_composer.shards.mds import COLUMNS, HASHES
 from plm_composer.shards.parallel import available_cores, ordered_map
 from plm_composer.shards.progress import Progress
-from plm_composer.shards.records import SPLITS, TRAIN, VAL, Block, ParsedBlock, parse_block
+from plm_composer.shards.records import SPLITS, TRAIN, VAL, Block, ParsedBlock, Records, parse_block
 from plm_composer.shards.remote import connect, is_remote, upload
 from plm_composer.shards.staging import staged_folder, write_durably
 from plm_composer.shards.writing import Shard, ShardCutter, write_shard
 
 DEFAULT_VAL_FRACTION = 0.001
 """One protein in a thousand: 60,000 of UniRef50, which is plenty for a validation loss."""
+_GATHERING = ".gathering"
 _MOST_DEFAULT_PROCESSES = 16
 _ZSTD_LEVELS = range(1, 23)
 _MOST_SHARD_MIB = 1024
@@ -176,7 +178,11 @@ def _write_dataset(
         write_shard, folder=folder, compression=None if settings.compression == "none" else settings.compression
     )
     blocks = (block for source in sources for block in source.blocks(meter.add_bytes))
-    shards = _cut(map(parse, blocks), sources, settings, dropped, meter)
+    portions = _drop_repeats(map(parse, blocks), sources, settings, dropped, meter)
+    together = clusters is not None and clusters.members == "together"
+    if together:
+        portions = gather(portions, folder / _GATHERING)
+    shards = _cut(portions, settings)
     written = list(ordered_map(write, shards, processes))
 
     by_split = {split: [shard for shard in written if shard.split == split] for split in SPLITS}
@@ -188,26 +194,25 @@ def _write_dataset(
         else:
             (folder / split).rmdir()
     manifest = summarise(
-        {split: summarise_split(summaries) for split, summaries in by_split.items() if summaries},
+        {split: summarise_split(summaries, of_clusters=together) for split, summaries in by_split.items() if summaries},
         [source.summary() for source in sources],
         dropped,
         COLUMNS,
         {**asdict(settings.rules), **{k: v for k, v in vars(settings).items() if k != "rules"}, "hashes": HASHES},
-        None if clusters is None else clusters.summary("apart"),
+        None if clusters is None else clusters.summary(),
     )
     write_durably(folder / MANIFEST_NAME, manifest.to_json().encode())
     return manifest
 
 
-def _cut(
+def _drop_repeats(
     blocks: Iterable[ParsedBlock],
     sources: Sequence[Source],
     settings: Settings,
     dropped: Counter[str],
     meter: Progress,
-) -> Iterator[Shard]:
-    """Drops what only the order of all proteins can tell, and cuts the rest into shards."""
-    cutters = {split: ShardCutter(split, int(settings.shard_size * 2**20)) for split in SPLITS}
+) -> Iterator[tuple[str, Records]]:
+    """Drops what only the order of all proteins can tell; yields splits and proteins of them."""
     has_val_source = any(source.split == VAL for source in sources)
     seen, in_val = DigestSet(), DigestSet()
     for block in blocks:
@@ -224,7 +229,13 @@ def _cut(
                 dropped["duplicate"] += int((~new).sum())
                 records = records.select(new)
             meter.add_proteins(len(records))
-            yield from cutters[split].add(records)
+            yield split, records
+
+
+def _cut(portions: Iterable[tuple[str, Records]], settings: Settings) -> Iterator[Shard]:
+    cutters = {split: ShardCutter(split, int(settings.shard_size * 2**20)) for split in SPLITS}
+    for split, records in portions:
+        yield from cutters[split].add(records)
     for cutter in cutters.values():
         yield from cutter.finish()
 
@@ -238,7 +249,7 @@ def _require_proteins(
     if not by_split[VAL] and any(source.split == VAL for source in sources):
         raise UserError(f"no proteins are left to validate on (dropped: {reasons})")
     if not by_split[VAL] and settings.val_fraction:
-        total = sum(shard.entry["samples"] for shard in by_split[TRAIN])
+        total = sum(shard.proteins for shard in by_split[TRAIN])
         raise UserError(
             f"none of the {total:,} proteins falls into validation; raise --val-fraction "
             f"(now {settings.val_fraction:g}), or set it to 0 for no validation set"
@@ -256,5 +267,5 @@ def _check(folder: Path, manifest: Manifest) -> None:
         entries: list[dict[str, Any]] = json.loads(path.read_text())["shards"]
         stored = [entry["zip_data"] or entry["raw_data"] for entry in entries]
         sizes = [(path.parent / info["basename"]).stat().st_size for info in stored]
-        if sum(entry["samples"] for entry in entries) != summary.proteins or sizes != [i["bytes"] for i in stored]:
+        if sum(entry["samples"] for entry in entries) != summary.samples or sizes != [i["bytes"] for i in stored]:
             raise OSError(None, "what was written does not read back", str(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
 from typing import Protocol, cast
@@ -53,11 +52,13 @@ class Records:
         samples: All proteins, one after the other, as a shard holds them: the number of residues, then the residues.
         lengths: Residues in each protein, shape (proteins,).
         digests: 64-bit hash of each protein's residues, shape (proteins,).
+        membership: The cluster of each, if there are clusters.
     """
 
     samples: bytes
     lengths: Lengths
     digests: npt.NDArray[np.uint64]
+    membership: Membership | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -67,7 +68,8 @@ class Records:
         if mask.all():
             return self
         samples = cut(self.samples, self.lengths + SIZE_BYTES)
-        return Records(b"".join(compress(samples, mask.tolist())), self.lengths[mask], self.digests[mask])
+        membership = None if self.membership is None else self.membership.select(mask)
+        return Records(b"".join(compress(samples, mask.tolist())), self.lengths[mask], self.digests[mask], membership)
 
 
 @dataclass(frozen=True)
@@ -122,17 +124,18 @@ def parse_block(block: Block, rules: Rules, val_threshold: int, clusters: Cluste
     lengths = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
     digests = np.fromiter(map(xxhash.xxh3_64_intdigest, proteins), dtype=np.uint64, count=len(proteins))
 
-    keys = digests if clusters is None else _find_clusters(cast(NamedBlock, block), kept, digests, clusters).keys
+    membership = None if clusters is None else _find_clusters(cast(NamedBlock, block), kept, digests, clusters)
 
     def records(chosen: npt.NDArray[np.bool_]) -> Records:
         samples = proteins if chosen.all() else compress(proteins, chosen.tolist())
-        return _encoded(samples, lengths[chosen], digests[chosen])
+        members = None if membership is None else membership.select(chosen)
+        return Records(encode_samples(samples, lengths[chosen]), lengths[chosen], digests[chosen], members)
 
     if block.split == TRAIN and val_threshold:
-        to_val = keys < np.uint64(val_threshold)
+        to_val = (digests if membership is None else membership.keys) < np.uint64(val_threshold)
         by_split = {TRAIN: records(~to_val), VAL: records(to_val)}
     else:
-        by_split = {block.split: _encoded(proteins, lengths, digests)}
+        by_split = {block.split: Records(encode_samples(proteins, lengths), lengths, digests, membership)}
     counts = np.bincount(outcomes, minlength=len(OUTCOMES)).tolist()
     dropped = Counter({name: n for name, n in zip(OUTCOMES, counts, strict=True) if n and name != KEPT})
     return ParsedBlock(by_split, dropped)
@@ -143,15 +146,11 @@ def _find_clusters(
 ) -> Membership:
     names = list(compress(block.names(), kept.tolist()))
     found = clusters.membership(names, digests)
-    if len(found.unlisted) and clusters.unlisted == "error":
-        first = int(found.unlisted[0])
+    if clusters.unlisted == "error" and not found.listed.all():
+        first = int(found.listed.argmin())
         name = names[first].decode("utf-8", "replace")[:60]
         raise UserError(
             f"{block.locate(int(np.flatnonzero(kept)[first]))}: '{name}' is in no cluster of {clusters.path}; mend the "
             "list, or treat such proteins as clusters of their own with --unlisted alone"
         )
     return found
-
-
-def _encoded(proteins: Iterable[bytes], lengths: Lengths, digests: npt.NDArray[np.uint64]) -> Records:
-    return Records(encode_samples(proteins, lengths), lengths, digests)

@@ -20,7 +20,7 @@ def hash_of(name: bytes) -> int:
 def lookup(table: ClusterTable, *ids: bytes) -> tuple[list[int], list[bool], list[int]]:
     digests = np.arange(len(ids), dtype=np.uint64)
     found = table.membership(ids, digests)
-    return found.keys.tolist(), found.leads.tolist(), found.unlisted.tolist()
+    return found.keys.tolist(), found.leads.tolist(), np.flatnonzero(~found.listed).tolist()
 
 
 @pytest.fixture
@@ -150,7 +150,9 @@ def test_a_dropped_protein_needs_no_cluster(write, tmp_path):
 
 def test_options_that_would_do_nothing_are_refused(write, tmp_path):
     fasta = write(FASTA, "x.fasta")
-    with pytest.raises(UserError, match="--unlisted: there is no list"):
+    with pytest.raises(UserError, match="--unlisted: there are no clusters"):
         convert_fasta([fasta], tmp_path / "out", unlisted="alone")
-    with pytest.raises(UserError, match=re.escape("--val and --clusters: choose one")):
+    with pytest.raises(UserError, match="--cluster-members: there are no clusters"):
+        convert_fasta([fasta], tmp_path / "out", cluster_members="together")
+    with pytest.raises(UserError, match=re.escape("--val and --clusters: the validation set is given")):
         convert_fasta([fasta], tmp_path / "out", val_inputs=[fasta], clusters=write(TSV))
