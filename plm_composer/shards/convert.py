@@ -10,9 +10,10 @@ from plm_composer.errors import UserError
 from plm_composer.shards.clusters import ClusterTable, Members, Unlisted
 from plm_composer.shards.fasta import FastaSource
 from plm_composer.shards.manifest import Manifest
-from plm_composer.shards.pipeline import Settings, run
+from plm_composer.shards.pipeline import run
 from plm_composer.shards.records import TRAIN, VAL
 from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
+from plm_composer.shards.settings import Settings
 
 
 def convert_fasta(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +129,14 @@ class FastaSource:
         self._raw_file = open_input(self.path)
         self.size = input_size(self._raw_file)
         self._file = HashedFile(self._raw_file, lambda _: None)
+
+    @property
+    def identity(self) -> list[Any]:
+        """Place, split, size and time of the file; its place and split alone if it is a stream."""
+        if self.size is None:
+            return [self.path, self.split]
+        status = os.fstat(self._raw_file.fileno())
+        return [str(Path(self.path).resolve()), self.split, status.st_size, status.st_mtime_ns]
 
     def blocks(self, on_bytes: Callable[[int], object] = lambda _: None) -> Iterator[FastaBlock]:
         """Reads the input, once.

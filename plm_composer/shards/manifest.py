@@ -39,6 +39,7 @@ class ShardSummary:
 
     Attributes:
         split: ``train`` or ``val``.
+        number: Position in the split, from 0.
         entry: Its entry in ``index.json``.
         proteins: Number of proteins, which is above that of its samples where these are clusters.
         residues: Sum of the lengths.
@@ -49,6 +50,7 @@ class ShardSummary:
     """
 
     split: str
+    number: int
     entry: dict[str, Any]
     proteins: int
     residues: int

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from plm_composer import __version__
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import Rules
 from plm_composer.shards.clusters import ClusterTable
-from plm_composer.shards.duplicates import DigestSet
+from plm_composer.shards.duplicates import RepeatFilter
 from plm_composer.shards.gathering import gather
+from plm_composer.shards.journal import Journal
 from plm_composer.shards.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -26,21 +28,17 @@ from plm_composer.shards.manifest import (
     summarise,
     summarise_split,
 )
-from plm_composer.shards.mds import COLUMNS, HASHES
+from plm_composer.shards.mds import COLUMNS
 from plm_composer.shards.parallel import available_cores, ordered_map
 from plm_composer.shards.progress import Progress
 from plm_composer.shards.records import SPLITS, TRAIN, VAL, Block, ParsedBlock, Records, parse_block
 from plm_composer.shards.remote import connect, is_remote, upload
+from plm_composer.shards.settings import Settings
 from plm_composer.shards.staging import staged_folder, write_durably
 from plm_composer.shards.writing import Shard, ShardCutter, write_shard
 
-DEFAULT_VAL_FRACTION = 0.001
-"""One protein in a thousand: 60,000 of UniRef50, which is plenty for a validation loss."""
 _GATHERING = ".gathering"
 _MOST_DEFAULT_PROCESSES = 16
-_ZSTD_LEVELS = range(1, 23)
-_MOST_SHARD_MIB = 1024
-"""`zstd` compresses less than 2 GiB at once, and a shard may be larger than asked for by one protein."""
 
 
 class Source(Protocol):
@@ -54,38 +52,15 @@ class Source(Protocol):
     def size(self) -> int | None:
         """Bytes to read, if known."""
 
+    @property
+    def identity(self) -> list[Any]:
+        """Plain values that are others once the input is another, as far as can be told without reading it."""
+
     def blocks(self, on_bytes: Callable[[int], object]) -> Iterator[Block]:
         """Reads the input; reports bytes as they are read."""
 
     def summary(self) -> SourceSummary:
         """What was read."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the content of the output.
-
-    Attributes:
-        rules: Which records are kept.
-        val_fraction: Share of the training sources that goes to validation, 0 to below 1.
-        deduplicate: Whether exact repeats of a protein are dropped.
-        compression: ``zstd:LEVEL`` or ``none``.
-        shard_size: MiB of a shard before compression.
-    """
-
-    rules: Rules = field(default_factory=Rules)
-    val_fraction: float = DEFAULT_VAL_FRACTION
-    deduplicate: bool = False
-    compression: str = "zstd:3"
-    shard_size: float = 32
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise UserError(f"--val-fraction {self.val_fraction}: must be at least 0 and below 1")
-        if not 0 < self.shard_size <= _MOST_SHARD_MIB:
-            raise UserError(f"--shard-size {self.shard_size}: must be above 0 and at most {_MOST_SHARD_MIB} MiB")
-        if self.compression not in ("none", *(f"zstd:{level}" for level in _ZSTD_LEVELS)):
-            raise UserError(f"--compression {self.compression}: must be none, or zstd:1 to zstd:22")
 
 
 def run(
@@ -126,12 +101,12 @@ def run(
         folder = Path(scratch, "dataset")
         uploader = connect(str(out), folder, overwrite=overwrite)
         manifest = _run_local(sources, folder, settings, clusters, processes, overwrite, progress)
-        upload(uploader, str(out), folder, _print_name if progress else _be_silent)
+        upload(uploader, str(out), folder, (lambda name: _say(f"uploaded {name}")) if progress else _be_silent)
         return manifest
 
 
-def _print_name(name: str) -> None:
-    print(f"uploaded {name}", file=sys.stderr)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _be_silent(_: str) -> None:
@@ -149,13 +124,16 @@ def _run_local(
 ) -> Manifest:
     sizes = [source.size for source in sources]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
-    with staged_folder(out, overwrite=overwrite) as folder:
+    journal = Journal(_fingerprint(sources, settings, clusters), _say if progress else _be_silent)
+    with staged_folder(out, overwrite=overwrite, keep_leftovers=journal.resume) as folder:
+        journal.start()
         meter = Progress(total, shown=progress)
         try:
-            manifest = _write_dataset(sources, folder, settings, clusters, processes, meter)
+            manifest = _write_dataset(sources, folder, settings, clusters, processes, meter, journal)
         finally:
             meter.close()
         _check(folder, manifest)
+        journal.finish()
     meter.report()
     return manifest
 
@@ -167,38 +145,44 @@ def _write_dataset(
     clusters: ClusterTable | None,
     processes: int,
     meter: Progress,
+    journal: Journal,
 ) -> Manifest:
     for split in SPLITS:
-        (folder / split).mkdir()
+        (folder / split).mkdir(exist_ok=True)
     dropped: Counter[str] = Counter()
     parse = partial(
         parse_block, rules=settings.rules, val_threshold=int(settings.val_fraction * 2**64), clusters=clusters
     )
-    write = partial(
-        write_shard, folder=folder, compression=None if settings.compression == "none" else settings.compression
-    )
+
+    def write(shard: Shard) -> ShardSummary:
+        return write_shard(shard, folder, settings.codec, journal.find(shard.split, shard.number))
+
     blocks = (block for source in sources for block in source.blocks(meter.add_bytes))
     portions = _drop_repeats(map(parse, blocks), sources, settings, dropped, meter)
     together = clusters is not None and clusters.members == "together"
     if together:
         portions = gather(portions, folder / _GATHERING)
     shards = _cut(portions, settings)
-    written = list(ordered_map(write, shards, processes))
+    written = []
+    for shard in ordered_map(write, shards, processes):
+        journal.add(shard)
+        written.append(shard)
 
     by_split = {split: [shard for shard in written if shard.split == split] for split in SPLITS}
     _require_proteins(by_split, sources, settings, dropped)
     for split, summaries in by_split.items():
         if summaries:
             index = {"version": 2, "shards": [shard.entry for shard in summaries]}
+            _remove_others(folder / split, summaries)
             write_durably(folder / split / INDEX_NAME, json.dumps(index, sort_keys=True).encode())
         else:
-            (folder / split).rmdir()
+            shutil.rmtree(folder / split)
     manifest = summarise(
         {split: summarise_split(summaries, of_clusters=together) for split, summaries in by_split.items() if summaries},
         [source.summary() for source in sources],
         dropped,
         COLUMNS,
-        {**asdict(settings.rules), **{k: v for k, v in vars(settings).items() if k != "rules"}, "hashes": HASHES},
+        settings.to_dict(),
         None if clusters is None else clusters.summary(),
     )
     write_durably(folder / MANIFEST_NAME, manifest.to_json().encode())
@@ -213,23 +197,13 @@ def _drop_repeats(
     meter: Progress,
 ) -> Iterator[tuple[str, Records]]:
     """Drops what only the order of all proteins can tell; yields splits and proteins of them."""
-    has_val_source = any(source.split == VAL for source in sources)
-    seen, in_val = DigestSet(), DigestSet()
+    repeats = RepeatFilter(against_val=any(source.split == VAL for source in sources), deduplicate=settings.deduplicate)
     for block in blocks:
         dropped.update(block.dropped)
         for split, records in block.records.items():
-            if has_val_source and split == TRAIN:
-                leaked = in_val.contains(records.digests)
-                dropped["in_validation"] += int(leaked.sum())
-                records = records.select(~leaked)
-            elif has_val_source:
-                in_val.add(records.digests)
-            if settings.deduplicate:
-                new = seen.add(records.digests)
-                dropped["duplicate"] += int((~new).sum())
-                records = records.select(new)
-            meter.add_proteins(len(records))
-            yield split, records
+            kept = records.select(repeats.keep(records.digests, is_val=split == VAL, dropped=dropped))
+            meter.add_proteins(len(kept))
+            yield split, kept
 
 
 def _cut(portions: Iterable[tuple[str, Records]], settings: Settings) -> Iterator[Shard]:
@@ -238,6 +212,24 @@ def _cut(portions: Iterable[tuple[str, Records]], settings: Settings) -> Iterato
         yield from cutters[split].add(records)
     for cutter in cutters.values():
         yield from cutter.finish()
+
+
+def _remove_others(folder: Path, shards: Sequence[ShardSummary]) -> None:
+    """Removes the shards of an interrupted conversion of something longer."""
+    names = {(shard.entry["zip_data"] or shard.entry["raw_data"])["basename"] for shard in shards}
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink()
+
+
+def _fingerprint(sources: Sequence[Source], settings: Settings, clusters: ClusterTable | None) -> dict[str, Any]:
+    """What decides the output, for a conversion that is interrupted and continued."""
+    return {
+        "version": __version__,
+        **settings.to_dict(),
+        "clusters": None if clusters is None else asdict(clusters.summary()),
+        "inputs": [source.identity for source in sources],
+    }
 
 
 def _require_proteins(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from plm_composer.shards.mds import (
     SIZE_BYTES,
     compress,
     encode_shard,
+    file_info,
     index_entry,
 )
 from plm_composer.shards.records import Records
@@ -89,18 +91,21 @@ class ShardCutter:
             yield shard
 
 
-def write_shard(shard: Shard, folder: Path, compression: str | None) -> ShardSummary:
+def write_shard(shard: Shard, folder: Path, compression: str | None, done: ShardSummary | None = None) -> ShardSummary:
     """Writes one shard file into ``folder``/split and waits until it is on the disk.
 
     Args:
         shard: The content.
         folder: The dataset's folder.
         compression: As ``streaming`` names it, such as ``zstd:3``; None for none.
+        done: What an earlier run with this compression wrote at this place. It stays if it has the same content.
 
     Raises:
         OSError: The disk is full or fails.
     """
     data = encode_shard(shard.samples, shard.lengths, compression)
+    if done is not None and _is_stored(done.entry, data, folder / shard.split):
+        return done
     stored = compress(data, compression)
     entry = index_entry(shard.number, len(shard.lengths), data, stored, compression)
     path = folder / shard.split / (entry["zip_data"] or entry["raw_data"])["basename"]
@@ -117,6 +122,7 @@ def write_shard(shard: Shard, folder: Path, compression: str | None) -> ShardSum
     bins = np.searchsorted(LENGTH_BINS, lengths, side="right") - 1
     return ShardSummary(
         split=shard.split,
+        number=shard.number,
         entry=entry,
         proteins=len(lengths),
         residues=int(lengths.sum()),
@@ -125,6 +131,15 @@ def write_shard(shard: Shard, folder: Path, compression: str | None) -> ShardSum
         length_counts=tuple(np.bincount(bins, minlength=len(LENGTH_BINS)).tolist()),
         letter_counts=tuple(counts[ord("A") : ord("Z") + 1].tolist()),
     )
+
+
+def _is_stored(entry: dict[str, Any], data: bytes, folder: Path) -> bool:
+    """Whether a shard has this content, and its file on the disk is whole."""
+    raw, stored = entry["raw_data"], entry["zip_data"] or entry["raw_data"]
+    path = folder / stored["basename"]
+    if raw != file_info(raw["basename"], data) or not path.is_file():
+        return False
+    return bool(stored == file_info(path.name, path.read_bytes()))
 
 
 def _member_lengths(samples: memoryview, lengths: Lengths) -> Lengths:

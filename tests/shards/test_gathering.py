@@ -13,8 +13,8 @@ from plm_composer.shards.fasta import read_fasta
 from plm_composer.shards.gathering import gather
 from plm_composer.shards.manifest import read_manifest
 from plm_composer.shards.mds import encode_samples
-from plm_composer.shards.pipeline import Settings
 from plm_composer.shards.records import Records
+from plm_composer.shards.settings import Settings
 
 
 def portion(proteins: list[tuple[int, bool, bytes]]) -> Records:
