@@ -25,6 +25,17 @@ class CommandParser(argparse.ArgumentParser):
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that do not depend on the kind of source."""
+    add_output_options(parser)
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="shards written at once; the output does not depend on it (default: one for each core, 16 at most)",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that decide the output, and how it is reported."""
     rules, settings = Rules(), Settings()
     parser.add_argument("--out", required=True, help="folder or URL (s3://bucket/folder) of the dataset")
     parser.add_argument(
@@ -52,12 +63,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", default=settings.compression, help="zstd:LEVEL or none")
     parser.add_argument("--shard-size", type=float, default=settings.shard_size, help="MiB of a shard, uncompressed")
     parser.add_argument(
-        "--processes",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="shards written at once; the output does not depend on it (default: one for each core, 16 at most)",
-    )
-    parser.add_argument(
         "--overwrite", action="store_true", help="replace the dataset at --out once the new is complete"
     )
     parser.add_argument("--json", action="store_true", help="print the manifest on stdout")
@@ -65,6 +70,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def common_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """Turns the options of ``add_common_options`` into arguments of the conversion."""
+    return {**output_arguments(arguments), "processes": getattr(arguments, "processes", None)}
+
+
+def output_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Turns the options of ``add_output_options`` into arguments of the conversion."""
     return {
         "out": arguments.out,
         "val_fraction": getattr(arguments, "val_fraction", None),
@@ -74,7 +84,6 @@ def common_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
             compression=arguments.compression,
             shard_size=arguments.shard_size,
         ),
-        "processes": getattr(arguments, "processes", None),
         "overwrite": arguments.overwrite,
     }
 

@@ -68,7 +68,7 @@ def convert_fasta(
     return run(
         sources,
         out,
-        settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_inputs)),
+        settings=settings_for(settings, val_fraction, has_val=bool(val_inputs)),
         clusters=None if clusters is None else ClusterTable(clusters, unlisted or "error", cluster_members or "apart"),
         processes=processes,
         overwrite=overwrite,
@@ -129,14 +129,15 @@ def convert_huggingface(
     return run(
         sources,
         out,
-        settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_split)),
+        settings=settings_for(settings, val_fraction, has_val=bool(val_split)),
         processes=processes,
         overwrite=overwrite,
         progress=progress,
     )
 
 
-def _with_val_fraction(settings: Settings | None, val_fraction: float | None, *, has_val: bool) -> Settings:
+def settings_for(settings: Settings | None, val_fraction: float | None, *, has_val: bool) -> Settings:
+    """Settings with the fraction that was asked for, or else none if there is a validation set already."""
     settings = settings or Settings()
     if val_fraction is None:
         val_fraction = 0.0 if has_val else settings.val_fraction

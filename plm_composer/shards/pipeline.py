@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -17,24 +15,20 @@ from plm_composer import __version__
 from plm_composer.errors import UserError
 from plm_composer.shards.clusters import ClusterTable
 from plm_composer.shards.duplicates import RepeatFilter
+from plm_composer.shards.finishing import finish
 from plm_composer.shards.gathering import gather
 from plm_composer.shards.journal import Journal
 from plm_composer.shards.manifest import (
-    INDEX_NAME,
-    MANIFEST_NAME,
     Manifest,
     ShardSummary,
     SourceSummary,
-    summarise,
-    summarise_split,
 )
-from plm_composer.shards.mds import COLUMNS
 from plm_composer.shards.parallel import available_cores, ordered_map
 from plm_composer.shards.progress import Progress
-from plm_composer.shards.records import SPLITS, TRAIN, VAL, Block, ParsedBlock, Records, parse_block
+from plm_composer.shards.records import SPLITS, VAL, Block, ParsedBlock, Records, parse_block
 from plm_composer.shards.remote import connect, is_remote, upload
 from plm_composer.shards.settings import Settings
-from plm_composer.shards.staging import staged_folder, write_durably
+from plm_composer.shards.staging import staged_folder
 from plm_composer.shards.writing import Shard, ShardCutter, write_shard
 
 _GATHERING = ".gathering"
@@ -132,7 +126,6 @@ def _run_local(
             manifest = _write_dataset(sources, folder, settings, clusters, processes, meter, journal)
         finally:
             meter.close()
-        _check(folder, manifest)
         journal.finish()
     meter.report()
     return manifest
@@ -168,25 +161,14 @@ def _write_dataset(
         journal.add(shard)
         written.append(shard)
 
-    by_split = {split: [shard for shard in written if shard.split == split] for split in SPLITS}
-    _require_proteins(by_split, sources, settings, dropped)
-    for split, summaries in by_split.items():
-        if summaries:
-            index = {"version": 2, "shards": [shard.entry for shard in summaries]}
-            _remove_others(folder / split, summaries)
-            write_durably(folder / split / INDEX_NAME, json.dumps(index, sort_keys=True).encode())
-        else:
-            shutil.rmtree(folder / split)
-    manifest = summarise(
-        {split: summarise_split(summaries, of_clusters=together) for split, summaries in by_split.items() if summaries},
+    return finish(
+        folder,
+        written,
         [source.summary() for source in sources],
         dropped,
-        COLUMNS,
-        settings.to_dict(),
+        settings,
         None if clusters is None else clusters.summary(),
     )
-    write_durably(folder / MANIFEST_NAME, manifest.to_json().encode())
-    return manifest
 
 
 def _drop_repeats(
@@ -214,14 +196,6 @@ def _cut(portions: Iterable[tuple[str, Records]], settings: Settings) -> Iterato
         yield from cutter.finish()
 
 
-def _remove_others(folder: Path, shards: Sequence[ShardSummary]) -> None:
-    """Removes the shards of an interrupted conversion of something longer."""
-    names = {(shard.entry["zip_data"] or shard.entry["raw_data"])["basename"] for shard in shards}
-    for path in folder.iterdir():
-        if path.name not in names:
-            path.unlink()
-
-
 def _fingerprint(sources: Sequence[Source], settings: Settings, clusters: ClusterTable | None) -> dict[str, Any]:
     """What decides the output, for a conversion that is interrupted and continued."""
     return {
@@ -230,34 +204,3 @@ def _fingerprint(sources: Sequence[Source], settings: Settings, clusters: Cluste
         "clusters": None if clusters is None else asdict(clusters.summary()),
         "inputs": [source.identity for source in sources],
     }
-
-
-def _require_proteins(
-    by_split: dict[str, list[ShardSummary]], sources: Sequence[Source], settings: Settings, dropped: Counter[str]
-) -> None:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.items()) if count) or "none"
-    if not by_split[TRAIN]:
-        raise UserError(f"no proteins are left to train on (dropped: {reasons})")
-    if not by_split[VAL] and any(source.split == VAL for source in sources):
-        raise UserError(f"no proteins are left to validate on (dropped: {reasons})")
-    if not by_split[VAL] and settings.val_fraction:
-        total = sum(shard.proteins for shard in by_split[TRAIN])
-        raise UserError(
-            f"none of the {total:,} proteins falls into validation; raise --val-fraction "
-            f"(now {settings.val_fraction:g}), or set it to 0 for no validation set"
-        )
-
-
-def _check(folder: Path, manifest: Manifest) -> None:
-    """Reads the written indexes back and compares counts and file sizes.
-
-    Raises:
-        OSError: What is on the disk is not what was written.
-    """
-    for split, summary in manifest.splits.items():
-        path = folder / split / INDEX_NAME
-        entries: list[dict[str, Any]] = json.loads(path.read_text())["shards"]
-        stored = [entry["zip_data"] or entry["raw_data"] for entry in entries]
-        sizes = [(path.parent / info["basename"]).stat().st_size for info in stored]
-        if sum(entry["samples"] for entry in entries) != summary.samples or sizes != [i["bytes"] for i in stored]:
-            raise OSError(None, "what was written does not read back", str(path))
