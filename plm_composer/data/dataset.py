@@ -18,6 +18,7 @@ from plm_composer.data.batches import Batch
 from plm_composer.data.checked_stream import CheckedStream, ShardError
 from plm_composer.data.collate import Collator, Protein
 from plm_composer.data.leftovers import one_at_a_time, remove_leftovers
+from plm_composer.data.members import draw_member
 from plm_composer.data.node_failure import FAILED, NodeFailure
 from plm_composer.data.reading import SEQUENCE_COLUMN
 from plm_composer.errors import UserError
@@ -121,7 +122,7 @@ class StreamingProteinDataset(StreamingDataset):
         shard_id = int(self.spanner[sample_id][0])
         if shard_id not in self._checked:
             self._check_shard(shard_id)
-        return Protein(int(sample_id), self._epoch, super().get_item(sample_id, retry)[SEQUENCE_COLUMN])
+        return self._draw(int(sample_id), self._epoch, retry)
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Has a shard there, and tells all processes of the node if it cannot be had.
@@ -177,7 +178,11 @@ class StreamingProteinDataset(StreamingDataset):
 
     def example(self, sample_id: int, epoch: int = 0) -> Batch:
         """Crops and masks one protein as training does in the given epoch: a batch of one, to look at."""
-        return self.collator([self.get_item(sample_id)._replace(epoch=epoch)])
+        return self.collator([self._draw(sample_id, epoch)])
+
+    def _draw(self, sample_id: int, epoch: int, retry: int = 7) -> Protein:
+        record = super().get_item(sample_id, retry)[SEQUENCE_COLUMN]
+        return Protein(sample_id, epoch, draw_member(record, self.collator.seed, epoch, sample_id))
 
     def __iter__(self) -> Iterator[Protein]:
         """Iterates over this worker's share of the next epoch.

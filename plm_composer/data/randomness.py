@@ -27,6 +27,7 @@ class Purpose(enum.IntEnum):
     SELECT = 2
     REPLACE = 3
     RESIDUE = 4
+    MEMBER = 5
 
 
 def _mix(values: UInt64Array) -> UInt64Array:

@@ -9,6 +9,7 @@ from typing import Any
 from streaming.base.world import World
 
 from plm_composer.data.checked_stream import CheckedStream
+from plm_composer.data.members import first_member
 from plm_composer.errors import UserError
 
 SEQUENCE_COLUMN = "sequence"
@@ -24,7 +25,7 @@ def read_split(places: Sequence[Mapping[str, Any]], split: str | None, limit: in
         limit: Stop after so many.
 
     Returns:
-        The residues of each protein.
+        The residues of each protein; of a record that is a cluster, those of its representative.
 
     Raises:
         UserError: A dataset or a shard is missing or damaged, or holds something else.
@@ -49,7 +50,7 @@ def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
                 stream.validate_hash = next(iter(shard.file_pairs[0][0].hashes), None)
             stream.ensure(shard)
             for index in range(shard.size):
-                yield shard[index][SEQUENCE_COLUMN]
+                yield first_member(shard[index][SEQUENCE_COLUMN])
     except UserError:
         raise
     except Exception as error:  # every store's client has its own

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from plm_composer.errors import EXIT_CODE
 from plm_composer.shards.cleaning import Rules
 from plm_composer.shards.manifest import Manifest
-from plm_composer.shards.pipeline import DEFAULT_VAL_FRACTION, Settings
+from plm_composer.shards.settings import DEFAULT_VAL_FRACTION, Settings
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -25,6 +25,17 @@ class CommandParser(argparse.ArgumentParser):
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that do not depend on the kind of source."""
+    add_output_options(parser)
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="shards written at once; the output does not depend on it (default: one for each core, 16 at most)",
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that decide the output, and how it is reported."""
     rules, settings = Rules(), Settings()
     parser.add_argument("--out", required=True, help="folder or URL (s3://bucket/folder) of the dataset")
     parser.add_argument(
@@ -52,12 +63,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", default=settings.compression, help="zstd:LEVEL or none")
     parser.add_argument("--shard-size", type=float, default=settings.shard_size, help="MiB of a shard, uncompressed")
     parser.add_argument(
-        "--processes",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="shards written at once; the output does not depend on it (default: one for each core, 16 at most)",
-    )
-    parser.add_argument(
         "--overwrite", action="store_true", help="replace the dataset at --out once the new is complete"
     )
     parser.add_argument("--json", action="store_true", help="print the manifest on stdout")
@@ -65,6 +70,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 def common_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """Turns the options of ``add_common_options`` into arguments of the conversion."""
+    return {**output_arguments(arguments), "processes": getattr(arguments, "processes", None)}
+
+
+def output_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Turns the options of ``add_output_options`` into arguments of the conversion."""
     return {
         "out": arguments.out,
         "val_fraction": getattr(arguments, "val_fraction", None),
@@ -74,7 +84,6 @@ def common_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
             compression=arguments.compression,
             shard_size=arguments.shard_size,
         ),
-        "processes": getattr(arguments, "processes", None),
         "overwrite": arguments.overwrite,
     }
 
@@ -82,9 +91,10 @@ def common_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 def report(manifest: Manifest, arguments: argparse.Namespace) -> None:
     """Says in a few lines on stderr what was written, and with ``--json`` prints the manifest on stdout."""
     for name, split in manifest.splits.items():
+        clusters = "" if split.clusters is None else f" in {split.clusters:,} clusters"
         print(
-            f"{name}: {split.proteins:,} proteins, {split.residues:,} residues, lengths {split.min_length:,} to "
-            f"{split.max_length:,} (mean {split.mean_length:,.0f}), {split.shards:,} "
+            f"{name}: {split.proteins:,} proteins{clusters}, {split.residues:,} residues, "
+            f"lengths {split.min_length:,} to {split.max_length:,} (mean {split.mean_length:,.0f}), {split.shards:,} "
             f"shard{'s' if split.shards > 1 else ''}, "
             f"{split.bytes / 1e6:,.1f} MB",
             file=sys.stderr,

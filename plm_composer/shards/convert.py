@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from plm_composer.errors import UserError
+from plm_composer.shards.clusters import ClusterTable, Members, Unlisted
 from plm_composer.shards.fasta import FastaSource
 from plm_composer.shards.manifest import Manifest
-from plm_composer.shards.pipeline import Settings, run
+from plm_composer.shards.pipeline import run
 from plm_composer.shards.records import TRAIN, VAL
 from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
+from plm_composer.shards.settings import Settings
 
 
 def convert_fasta(
@@ -20,6 +22,9 @@ def convert_fasta(
     *,
     val_fraction: float | None = None,
     val_inputs: Sequence[str | Path] = (),
+    clusters: str | Path | None = None,
+    unlisted: Unlisted | None = None,
+    cluster_members: Members | None = None,
     settings: Settings | None = None,
     processes: int | None = None,
     overwrite: bool = False,
@@ -33,6 +38,11 @@ def convert_fasta(
         val_fraction: Share of ``inputs`` that goes to validation, by hash of the sequence. By default that of
             ``settings``, or 0 if there are ``val_inputs``.
         val_inputs: Files whose proteins are the validation set. A protein that is in it is left out of training.
+        clusters: A file of clusters (representative, tab, member), none of which the split may tear apart: where
+            a protein goes is decided by the hash of its cluster's representative.
+        unlisted: What becomes of a protein that is in no cluster, see ``ClusterTable``; by default an error.
+        cluster_members: Whether the members of a cluster are records of their own (``apart``, the default), or
+            ``together`` in one, of which training draws one in each epoch.
         settings: All else that decides the output.
         processes: Shards compressed and written at once, on a thread each. By default one for each core.
         overwrite: Whether to replace a dataset at ``out``.
@@ -46,11 +56,20 @@ def convert_fasta(
     """
     if val_inputs and val_fraction:
         raise UserError("--val and --val-fraction: choose one, a validation set of its own or a share of the input")
+    for option, value in (("--unlisted", unlisted), ("--cluster-members", cluster_members)):
+        if clusters is None and value is not None:
+            raise UserError(f"{option}: there are no clusters; name them with --clusters")
+    if val_inputs and clusters is not None and cluster_members != "together":
+        raise UserError(
+            "--val and --clusters: the validation set is given, so that the clusters do nothing; leave one out, "
+            "or choose --cluster-members together"
+        )
     sources = [FastaSource(path, VAL) for path in val_inputs] + [FastaSource(path, TRAIN) for path in inputs]
     return run(
         sources,
         out,
-        settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_inputs)),
+        settings=settings_for(settings, val_fraction, has_val=bool(val_inputs)),
+        clusters=None if clusters is None else ClusterTable(clusters, unlisted or "error", cluster_members or "apart"),
         processes=processes,
         overwrite=overwrite,
         progress=progress,
@@ -110,14 +129,15 @@ def convert_huggingface(
     return run(
         sources,
         out,
-        settings=_with_val_fraction(settings, val_fraction, has_val=bool(val_split)),
+        settings=settings_for(settings, val_fraction, has_val=bool(val_split)),
         processes=processes,
         overwrite=overwrite,
         progress=progress,
     )
 
 
-def _with_val_fraction(settings: Settings | None, val_fraction: float | None, *, has_val: bool) -> Settings:
+def settings_for(settings: Settings | None, val_fraction: float | None, *, has_val: bool) -> Settings:
+    """Settings with the fraction that was asked for, or else none if there is a validation set already."""
     settings = settings or Settings()
     if val_fraction is None:
         val_fraction = 0.0 if has_val else settings.val_fraction

@@ -1,6 +1,8 @@
-"""A set of 64-bit hashes that takes 8 bytes for each, with tests of whole arrays at once."""
+"""Proteins that come again, found by 64-bit hashes that take 8 bytes for each, with tests of whole arrays at once."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
@@ -35,3 +37,40 @@ class DigestSet:
         new = np.zeros(len(digests), dtype=np.bool_)
         new[firsts[unseen]] = True
         return new
+
+
+class RepeatFilter:
+    """Decides what only the order of all proteins can tell: which are repeats, or in validation already.
+
+    Args:
+        against_val: Whether validation comes first, and training leaves out what is in it.
+        deduplicate: Whether to leave out exact repeats.
+    """
+
+    def __init__(self, *, against_val: bool, deduplicate: bool) -> None:
+        self._against_val = against_val
+        self._deduplicate = deduplicate
+        self._seen, self._in_val = DigestSet(), DigestSet()
+
+    def keep(self, digests: Digests, *, is_val: bool, dropped: Counter[str]) -> npt.NDArray[np.bool_]:
+        """Takes the next proteins.
+
+        Args:
+            digests: Hash of each protein, shape (proteins,).
+            is_val: Whether they are validation's.
+            dropped: Counts those that are left out, by reason.
+
+        Returns:
+            Which to keep, shape (proteins,).
+        """
+        keep = np.ones(len(digests), dtype=np.bool_)
+        if self._against_val and is_val:
+            self._in_val.add(digests)
+        elif self._against_val:
+            keep = ~self._in_val.contains(digests)
+            dropped["in_validation"] += int((~keep).sum())
+        if self._deduplicate:
+            new = self._seen.add(digests[keep])
+            dropped["duplicate"] += int((~new).sum())
+            keep[keep] = new
+        return keep

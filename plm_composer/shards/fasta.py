@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +72,16 @@ class FastaBlock:
         starts, ends, _ = self._bounds()
         return [_decode(self.text[start + 1 : end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
+    def names(self) -> list[bytes]:
+        """The first word of each header; empty if there is none."""
+        starts, ends, _ = self._bounds()
+        headers = (self.text[start + 1 : end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
+        return [next(iter(header.split(None, 1)), b"") for header in headers]
+
+    def locate(self, record: int) -> str:
+        """Where the header of a record is, such as ``x.fasta, line 3``."""
+        return f"{self.name}, line {self.first_line + _count_lines(self.text, int(self._bounds()[0][record]))}"
+
     def locate_invalid(self) -> tuple[str, bytes]:
         """The first character that no rule accepts, and where it is, such as ``x.fasta, line 3``."""
         for number, line in enumerate(self.text.split(b"\n"), self.first_line):
@@ -117,6 +129,14 @@ class FastaSource:
         self._raw_file = open_input(self.path)
         self.size = input_size(self._raw_file)
         self._file = HashedFile(self._raw_file, lambda _: None)
+
+    @property
+    def identity(self) -> list[Any]:
+        """Place, split, size and time of the file; its place and split alone if it is a stream."""
+        if self.size is None:
+            return [self.path, self.split]
+        status = os.fstat(self._raw_file.fileno())
+        return [str(Path(self.path).resolve()), self.split, status.st_size, status.st_mtime_ns]
 
     def blocks(self, on_bytes: Callable[[int], object] = lambda _: None) -> Iterator[FastaBlock]:
         """Reads the input, once.

@@ -13,6 +13,7 @@ import xxhash
 
 from plm_composer import __version__
 from plm_composer.errors import UserError
+from plm_composer.shards.clusters import ClusterSummary
 
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.json"
@@ -38,7 +39,9 @@ class ShardSummary:
 
     Attributes:
         split: ``train`` or ``val``.
+        number: Position in the split, from 0.
         entry: Its entry in ``index.json``.
+        proteins: Number of proteins, which is above that of its samples where these are clusters.
         residues: Sum of the lengths.
         min_length: Shortest protein.
         max_length: Longest protein.
@@ -47,7 +50,9 @@ class ShardSummary:
     """
 
     split: str
+    number: int
     entry: dict[str, Any]
+    proteins: int
     residues: int
     min_length: int
     max_length: int
@@ -57,7 +62,7 @@ class ShardSummary:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A split: counts, lengths in residues, composition, and the digest of its shards."""
+    """A split: counts, lengths in residues, composition, the digest of its shards, and clusters if it has such."""
 
     proteins: int
     residues: int
@@ -69,6 +74,13 @@ class SplitSummary:
     length_histogram: list[dict[str, int | None]]
     composition: dict[str, int]
     digest: str
+    clusters: int | None = None
+    """Samples, where each holds the members of one cluster; None where each is one protein."""
+
+    @property
+    def samples(self) -> int:
+        """Samples in the shards: clusters, or proteins."""
+        return self.proteins if self.clusters is None else self.clusters
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class Manifest:
         sources: Inputs in the order in which they were read.
         splits: ``train``, and ``val`` if there is one.
         dropped: Records left out, by reason.
+        clusters: The list of clusters that decided the split; None if there was none.
     """
 
     format_version: int
@@ -94,6 +107,7 @@ class Manifest:
     sources: list[SourceSummary]
     splits: dict[str, SplitSummary]
     dropped: dict[str, int]
+    clusters: ClusterSummary | None = None
 
     def to_json(self) -> str:
         """JSON with a line end."""
@@ -109,9 +123,14 @@ def digest_of_shards(entries: Sequence[Mapping[str, Any]]) -> str:
     return _digest([f"{name}:{h}" for entry in entries for name, h in entry["raw_data"]["hashes"].items()])
 
 
-def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
-    """Adds up the shards of one split, of which there is at least one."""
-    proteins = sum(shard.entry["samples"] for shard in shards)
+def summarise_split(shards: Sequence[ShardSummary], *, of_clusters: bool = False) -> SplitSummary:
+    """Adds up the shards of one split, of which there is at least one.
+
+    Args:
+        shards: Those of the split, in order.
+        of_clusters: Whether a sample holds the members of a cluster.
+    """
+    proteins = sum(shard.proteins for shard in shards)
     residues = sum(shard.residues for shard in shards)
     ends = [start - 1 for start in LENGTH_BINS[1:]] + [None]
     counts = [sum(column) for column in zip(*(shard.length_counts for shard in shards), strict=True)]
@@ -130,6 +149,7 @@ def summarise_split(shards: Sequence[ShardSummary]) -> SplitSummary:
         ],
         composition={chr(ord("A") + i): count for i, count in enumerate(letters) if count},
         digest=digest_of_shards([shard.entry for shard in shards]),
+        clusters=sum(shard.entry["samples"] for shard in shards) if of_clusters else None,
     )
 
 
@@ -139,6 +159,7 @@ def summarise(
     dropped: Counter[str],
     columns: dict[str, str],
     settings: dict[str, Any],
+    clusters: ClusterSummary | None = None,
 ) -> Manifest:
     """Makes the manifest."""
     return Manifest(
@@ -150,6 +171,7 @@ def summarise(
         sources=list(sources),
         splits=splits,
         dropped={reason: count for reason, count in sorted(dropped.items()) if count},
+        clusters=clusters,
     )
 
 
@@ -169,6 +191,8 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise UserError(f"{path}: format version {fields['format_version']}; this program reads {FORMAT_VERSION}")
         fields["sources"] = [SourceSummary(**source) for source in fields["sources"]]
         fields["splits"] = {name: SplitSummary(**split) for name, split in fields["splits"].items()}
+        if fields.get("clusters") is not None:
+            fields["clusters"] = ClusterSummary(**fields["clusters"])
         return Manifest(**fields)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; is this a folder that the converter wrote?") from None

@@ -21,6 +21,8 @@ SIZE_BYTES = 4
 """Bytes before the residues of each sample: their number."""
 OFFSET_BYTES = 4
 """Bytes of a sample's offset at the head of a shard."""
+MEMBER_SEPARATOR = b"\n"
+"""Between the members of a record that is a cluster: no residue."""
 _UINT32 = np.dtype("<u4")
 
 
@@ -92,8 +94,8 @@ def index_entry(number: int, samples: int, data: bytes, stored: bytes, compressi
     name = f"shard.{number:05}.mds"
     return {
         "samples": samples,
-        "raw_data": _file_info(name, data),
-        "zip_data": _file_info(f"{name}.zstd", stored) if compression else None,
+        "raw_data": file_info(name, data),
+        "zip_data": file_info(f"{name}.zstd", stored) if compression else None,
         **_config(compression),
         "column_names": list(COLUMNS),
         "column_encodings": list(COLUMNS.values()),
@@ -105,5 +107,6 @@ def _config(compression: str | None) -> dict[str, Any]:
     return {"version": 2, "format": "mds", "compression": compression, "hashes": HASHES, "size_limit": None}
 
 
-def _file_info(name: str, data: bytes) -> dict[str, Any]:
+def file_info(name: str, data: bytes) -> dict[str, Any]:
+    """What the index says of a file: name, size and hash."""
     return {"basename": name, "bytes": len(data), "hashes": {"xxh64": xxhash.xxh64_hexdigest(data)}}

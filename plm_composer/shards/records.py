@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import compress
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import xxhash
 
 from plm_composer.errors import UserError
 from plm_composer.shards.cleaning import KEPT, OUTCOMES, Lengths, Rules, clean, cut, judge
+from plm_composer.shards.clusters import ClusterTable, Membership
 from plm_composer.shards.mds import SIZE_BYTES, encode_samples
 
 TRAIN, VAL = "train", "val"
@@ -34,6 +34,16 @@ class Block(Protocol):
         """The first character that no rule accepts, and where it is, such as ``x.fasta, line 3``."""
 
 
+class NamedBlock(Block, Protocol):
+    """A block whose records have names, by which a list of clusters knows them."""
+
+    def names(self) -> list[bytes]:
+        """The name of each record."""
+
+    def locate(self, record: int) -> str:
+        """Where a record starts, such as ``x.fasta, line 3``."""
+
+
 @dataclass(frozen=True)
 class Records:
     """Cleaned proteins.
@@ -42,11 +52,13 @@ class Records:
         samples: All proteins, one after the other, as a shard holds them: the number of residues, then the residues.
         lengths: Residues in each protein, shape (proteins,).
         digests: 64-bit hash of each protein's residues, shape (proteins,).
+        membership: The cluster of each, if there are clusters.
     """
 
     samples: bytes
     lengths: Lengths
     digests: npt.NDArray[np.uint64]
+    membership: Membership | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,7 +68,8 @@ class Records:
         if mask.all():
             return self
         samples = cut(self.samples, self.lengths + SIZE_BYTES)
-        return Records(b"".join(compress(samples, mask.tolist())), self.lengths[mask], self.digests[mask])
+        membership = None if self.membership is None else self.membership.select(mask)
+        return Records(b"".join(compress(samples, mask.tolist())), self.lengths[mask], self.digests[mask], membership)
 
 
 @dataclass(frozen=True)
@@ -87,39 +100,57 @@ def judge_block(block: Block, rules: Rules) -> tuple[list[bytes], npt.NDArray[np
     return cut(residues, lengths), outcomes
 
 
-def parse_block(block: Block, rules: Rules, val_threshold: int) -> ParsedBlock:
+def parse_block(block: Block, rules: Rules, val_threshold: int, clusters: ClusterTable | None = None) -> ParsedBlock:
     """Cleans, filters and splits the records of a block.
 
-    A protein of a training source goes to validation if the xxh3 64-bit hash of its residues is below
-    ``val_threshold``: where it goes depends on nothing else, neither on order nor on the other proteins.
+    A protein of a training source goes to validation if the xxh3 64-bit hash of its residues, or of the name of its
+    cluster, is below ``val_threshold``: where it goes depends on nothing else, neither on order nor on the other
+    proteins.
 
     Args:
-        block: The records.
+        block: The records; with ``clusters``, a ``NamedBlock``.
         rules: What to keep.
         val_threshold: Share of the training sources that goes to validation, times 2^64.
+        clusters: The clusters that must not be torn apart.
 
     Raises:
-        UserError: A character that no rule accepts, unless ``rules.invalid`` is ``drop``.
+        UserError: A character that no rule accepts, unless ``rules.invalid`` is ``drop``; or a protein that
+            ``clusters`` does not list, unless it allows that.
     """
     proteins, outcomes = judge_block(block, rules)
-    if outcomes.any():
-        proteins = list(compress(proteins, (outcomes == 0).tolist()))
+    kept = outcomes == 0
+    if not kept.all():
+        proteins = list(compress(proteins, kept.tolist()))
     lengths = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
     digests = np.fromiter(map(xxhash.xxh3_64_intdigest, proteins), dtype=np.uint64, count=len(proteins))
 
+    membership = None if clusters is None else _find_clusters(cast(NamedBlock, block), kept, digests, clusters)
+
     def records(chosen: npt.NDArray[np.bool_]) -> Records:
         samples = proteins if chosen.all() else compress(proteins, chosen.tolist())
-        return _encoded(samples, lengths[chosen], digests[chosen])
+        members = None if membership is None else membership.select(chosen)
+        return Records(encode_samples(samples, lengths[chosen]), lengths[chosen], digests[chosen], members)
 
     if block.split == TRAIN and val_threshold:
-        to_val = digests < np.uint64(val_threshold)
+        to_val = (digests if membership is None else membership.keys) < np.uint64(val_threshold)
         by_split = {TRAIN: records(~to_val), VAL: records(to_val)}
     else:
-        by_split = {block.split: _encoded(proteins, lengths, digests)}
+        by_split = {block.split: Records(encode_samples(proteins, lengths), lengths, digests, membership)}
     counts = np.bincount(outcomes, minlength=len(OUTCOMES)).tolist()
     dropped = Counter({name: n for name, n in zip(OUTCOMES, counts, strict=True) if n and name != KEPT})
     return ParsedBlock(by_split, dropped)
 
 
-def _encoded(proteins: Iterable[bytes], lengths: Lengths, digests: npt.NDArray[np.uint64]) -> Records:
-    return Records(encode_samples(proteins, lengths), lengths, digests)
+def _find_clusters(
+    block: NamedBlock, kept: npt.NDArray[np.bool_], digests: npt.NDArray[np.uint64], clusters: ClusterTable
+) -> Membership:
+    names = list(compress(block.names(), kept.tolist()))
+    found = clusters.membership(names, digests)
+    if clusters.unlisted == "error" and not found.listed.all():
+        first = int(found.listed.argmin())
+        name = names[first].decode("utf-8", "replace")[:60]
+        raise UserError(
+            f"{block.locate(int(np.flatnonzero(kept)[first]))}: '{name}' is in no cluster of {clusters.path}; mend the "
+            "list, or treat such proteins as clusters of their own with --unlisted alone"
+        )
+    return found

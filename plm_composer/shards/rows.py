@@ -83,6 +83,11 @@ class RowSource:
         self._hash = xxhash.xxh3_128()
         self._bytes = 0
 
+    @property
+    def identity(self) -> list[Any]:
+        """Name, column, split and ``datasets``' own fingerprint, which a stream has not."""
+        return [self.name, self.column, self.split, getattr(self._dataset, "_fingerprint", None)]
+
     def blocks(self, on_bytes: Callable[[int], object] = lambda _: None) -> Iterator[RowBlock]:
         """Reads the rows.
 

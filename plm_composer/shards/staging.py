@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from typing import NoReturn
 from plm_composer.errors import UserError
 from plm_composer.shards.manifest import MANIFEST_NAME
 
-_LOCK_NAME = ".lock"
+LOCK_NAME = ".lock"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -30,15 +30,26 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+class _Terminated(SystemExit):
+    """SIGTERM came."""
+
+
+def _no_leftovers(_: Path) -> bool:
+    return False
+
+
 @contextmanager
-def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def staged_folder(
+    out: Path, *, overwrite: bool, keep_leftovers: Callable[[Path], bool] = _no_leftovers
+) -> Iterator[Path]:
     """Gives a folder to write into that becomes ``out`` if the body succeeds, and is removed if it does not.
 
-    A process that was killed leaves ``out`` as it was, and ``out`` + ``.partial``, which the next run removes.
+    A process that was killed, or terminated with SIGTERM, leaves ``out`` as it was, and ``out`` + ``.partial``.
 
     Args:
         out: The folder to publish; must not exist, be empty, or be a converted dataset that ``overwrite`` may replace.
         overwrite: Whether to replace a dataset. It stays in place until the new one is complete.
+        keep_leftovers: Told the folder to write into; says whether what a killed process left there may stay.
 
     Yields:
         The folder to write into.
@@ -54,9 +65,12 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
             try:
                 _recover(out, replaced)
                 _check_free(out, overwrite)
-                _clear(staging)
+                if not keep_leftovers(staging):
+                    _clear(staging)
                 yield staging
                 _publish(staging, out, replaced)
+            except _Terminated:
+                raise
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -69,7 +83,7 @@ def staged_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 @contextmanager
 def _locked(staging: Path) -> Iterator[None]:
     staging.mkdir(parents=True, exist_ok=True)
-    path = staging / _LOCK_NAME
+    path = staging / LOCK_NAME
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,13 +97,13 @@ def _locked(staging: Path) -> Iterator[None]:
 
 @contextmanager
 def _terminating() -> Iterator[None]:
-    """Turns SIGTERM into ``SystemExit`` so that clean-up runs. Only the main thread may set signal handlers."""
+    """Turns SIGTERM into ``SystemExit`` so that threads end. Only the main thread may set signal handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(_SIGTERM_EXIT)
+        raise _Terminated(_SIGTERM_EXIT)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
@@ -123,7 +137,7 @@ def _clear(staging: Path) -> None:
     for path in staging.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != _LOCK_NAME:
+        elif path.name != LOCK_NAME:
             path.unlink()
 
 
@@ -131,6 +145,6 @@ def _publish(staging: Path, out: Path, replaced: Path) -> None:
     if out.exists() and any(out.iterdir()):
         out.rename(replaced)
     staging.rename(out)
-    (out / _LOCK_NAME).unlink()
+    (out / LOCK_NAME).unlink()
     if replaced.exists():
         shutil.rmtree(replaced)

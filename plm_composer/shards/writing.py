@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from plm_composer.shards.cleaning import Lengths
 from plm_composer.shards.manifest import LENGTH_BINS, ShardSummary
-from plm_composer.shards.mds import OFFSET_BYTES, SIZE_BYTES, compress, encode_shard, index_entry
+from plm_composer.shards.mds import (
+    MEMBER_SEPARATOR,
+    OFFSET_BYTES,
+    SIZE_BYTES,
+    compress,
+    encode_shard,
+    file_info,
+    index_entry,
+)
 from plm_composer.shards.records import Records
 from plm_composer.shards.staging import write_durably
 
@@ -26,7 +35,7 @@ class Shard:
         split: ``train`` or ``val``.
         number: Position in the split, from 0.
         samples: Runs of encoded proteins, see ``Records``.
-        lengths: Residues in each protein of all runs, shape (proteins,).
+        lengths: Bytes in each record of all runs, shape (records,).
     """
 
     split: str
@@ -82,18 +91,21 @@ class ShardCutter:
             yield shard
 
 
-def write_shard(shard: Shard, folder: Path, compression: str | None) -> ShardSummary:
+def write_shard(shard: Shard, folder: Path, compression: str | None, done: ShardSummary | None = None) -> ShardSummary:
     """Writes one shard file into ``folder``/split and waits until it is on the disk.
 
     Args:
         shard: The content.
         folder: The dataset's folder.
         compression: As ``streaming`` names it, such as ``zstd:3``; None for none.
+        done: What an earlier run with this compression wrote at this place. It stays if it has the same content.
 
     Raises:
         OSError: The disk is full or fails.
     """
     data = encode_shard(shard.samples, shard.lengths, compression)
+    if done is not None and _is_stored(done.entry, data, folder / shard.split):
+        return done
     stored = compress(data, compression)
     entry = index_entry(shard.number, len(shard.lengths), data, stored, compression)
     path = folder / shard.split / (entry["zip_data"] or entry["raw_data"])["basename"]
@@ -105,16 +117,41 @@ def write_shard(shard: Shard, folder: Path, compression: str | None) -> ShardSum
     samples = memoryview(data)[len(data) - sum(map(len, shard.samples)) :]
     sizes = shard.lengths.astype("<u4").tobytes()
     counts = _count_bytes(samples) - _count_bytes(sizes)
-    bins = np.searchsorted(LENGTH_BINS, shard.lengths, side="right") - 1
+    has_clusters = counts[ord(MEMBER_SEPARATOR)] > 0
+    lengths = _member_lengths(samples, shard.lengths) if has_clusters else shard.lengths
+    bins = np.searchsorted(LENGTH_BINS, lengths, side="right") - 1
     return ShardSummary(
         split=shard.split,
+        number=shard.number,
         entry=entry,
-        residues=int(shard.lengths.sum()),
-        min_length=int(shard.lengths.min()),
-        max_length=int(shard.lengths.max()),
+        proteins=len(lengths),
+        residues=int(lengths.sum()),
+        min_length=int(lengths.min()),
+        max_length=int(lengths.max()),
         length_counts=tuple(np.bincount(bins, minlength=len(LENGTH_BINS)).tolist()),
         letter_counts=tuple(counts[ord("A") : ord("Z") + 1].tolist()),
     )
+
+
+def _is_stored(entry: dict[str, Any], data: bytes, folder: Path) -> bool:
+    """Whether a shard has this content, and its file on the disk is whole."""
+    raw, stored = entry["raw_data"], entry["zip_data"] or entry["raw_data"]
+    path = folder / stored["basename"]
+    if raw != file_info(raw["basename"], data) or not path.is_file():
+        return False
+    return bool(stored == file_info(path.name, path.read_bytes()))
+
+
+def _member_lengths(samples: memoryview, lengths: Lengths) -> Lengths:
+    """Residues in each member of records that are clusters, shape (proteins,)."""
+    ends = np.cumsum(lengths + SIZE_BYTES)
+    starts = ends - lengths
+    separators = np.flatnonzero(np.frombuffer(samples, dtype=np.uint8) == ord(MEMBER_SEPARATOR))
+    # The size at the head of a record may have such a byte too.
+    separators = separators[separators >= starts[np.searchsorted(ends, separators, side="right")]]
+    member_starts = np.sort(np.concatenate([starts, separators + 1]))
+    member_lengths: Lengths = np.sort(np.concatenate([ends, separators])) - member_starts
+    return member_lengths
 
 
 def _count_bytes(data: bytes | memoryview) -> Lengths:

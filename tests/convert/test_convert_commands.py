@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -95,8 +96,10 @@ def test_a_killed_conversion_leaves_nothing_valid_and_the_next_run_succeeds(tmp_
     assert "exists; choose another --out, or replace it with --overwrite" in stderr
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_conversion_cleans_up(tmp_path, number, expected):
+@pytest.mark.parametrize(
+    ("number", "expected", "left"), [(signal.SIGTERM, 143, ["out.partial"]), (signal.SIGINT, 130, [])]
+)
+def test_a_stopped_conversion_cleans_up_unless_it_may_continue(tmp_path, number, expected, left):
     process = start(FASTA, "-", "--out", tmp_path / "out", "--processes", 2)
     feed_until_converting(process)
     process.send_signal(number)
@@ -104,4 +107,80 @@ def test_a_stopped_conversion_cleans_up(tmp_path, number, expected):
     code, _, stderr = finish(process)
     assert code == expected
     assert "Traceback" not in stderr
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
+@pytest.fixture(scope="module")
+def large_fasta(tmp_path_factory) -> Path:
+    """Enough proteins, at a level that is slow to compress, to be killed in the middle."""
+    path = tmp_path_factory.mktemp("large") / "x.fasta.gz"
+    random = np.random.default_rng(0)
+    letters = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", np.uint8)
+    proteins = [bytes(random.choice(letters, random.integers(20, 400))) for _ in range(20_000)]
+    with gzip.open(path, "wb", 1) as file:
+        file.writelines(b">p%d\n%s\n" % item for item in enumerate(proteins))
+    return path
+
+
+SLOW = ("--val-fraction", 0.05, "--shard-size", 0.1, "--compression", "zstd:16")
+
+
+def done_shards(out: Path) -> list[dict]:
+    try:
+        lines = out.with_name("out.partial").joinpath(".journal").read_text().split("\n")[1:-1]
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def kill_after(shards: int, out: Path, *arguments: object) -> list[Path]:
+    """Kills the command once it has written so many shards; returns the files of the finished ones."""
+    process = start(FASTA, *arguments, "--out", out)
+    while len(done := done_shards(out)) < shards:
+        assert process.poll() is None, process.communicate()
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    process.communicate()
+    done = done_shards(out)
+    return [out.with_name("out.partial") / s["split"] / s["entry"]["zip_data"]["basename"] for s in done]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [(), ("--deduplicate", "--processes", 2)])
+def test_a_killed_conversion_is_continued(tmp_path, large_fasta, options):
+    code, _, stderr = finish(start(FASTA, large_fasta, *SLOW, *options, "--out", tmp_path / "whole"))
+    assert code == 0, stderr
+
+    out = tmp_path / "out"
+    first = kill_after(4, out, large_fasta, *SLOW, *options)
+    times = {path: path.stat().st_mtime_ns for path in first}
+    second = kill_after(len(first) + 9, out, large_fasta, *SLOW, *options)
+    assert set(first) < set(second)
+    assert times == {path: path.stat().st_mtime_ns for path in first}
+    times = {path.relative_to(tmp_path / "out.partial"): path.stat().st_mtime_ns for path in second}
+
+    code, _, stderr = finish(start(FASTA, large_fasta, *SLOW, *options, "--out", out))
+    assert code == 0, stderr
+    assert f"continuing the interrupted conversion in {out}.partial: {len(second)} shards are done" in stderr
+    assert contents(out) == contents(tmp_path / "whole")
+    assert times == {path: (out / path).stat().st_mtime_ns for path in times}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+@pytest.mark.parametrize(("change", "named"), [("arguments", "compression"), ("input", "inputs")])
+def test_another_conversion_starts_over(tmp_path, large_fasta, change, named):
+    fasta, out = tmp_path / "x.fasta.gz", tmp_path / "out"
+    fasta.write_bytes(large_fasta.read_bytes())
+    kill_after(3, out, fasta, *SLOW)
+    options = [*SLOW[:-1], "zstd:1"]
+    if change == "input":
+        fasta.write_bytes(gzip.compress(b">new\nMKV\n") + large_fasta.read_bytes())
+        options = list(SLOW)
+    code, _, stderr = finish(start(FASTA, fasta, *options, "--out", out))
+    assert code == 0, stderr
+    assert f"starting over: the interrupted conversion in {out}.partial had other {named}" in stderr
+    finish(start(FASTA, fasta, *options, "--out", tmp_path / "whole"))
+    assert contents(out) == contents(tmp_path / "whole")

@@ -11,7 +11,8 @@ from plm_composer.shards.cleaning import Rules
 from plm_composer.shards.convert import convert_fasta
 from plm_composer.shards.fasta import FastaSource, read_fasta
 from plm_composer.shards.manifest import read_manifest
-from plm_composer.shards.pipeline import Settings, run
+from plm_composer.shards.pipeline import run
+from plm_composer.shards.settings import Settings
 
 
 @pytest.fixture

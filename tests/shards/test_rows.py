@@ -5,8 +5,9 @@ import pytest
 
 from plm_composer.errors import UserError
 from plm_composer.shards.convert import convert_huggingface
-from plm_composer.shards.pipeline import Settings, run
+from plm_composer.shards.pipeline import run
 from plm_composer.shards.rows import RowSource, choose_column
+from plm_composer.shards.settings import Settings
 
 SEQUENCES = ["MKVLLA", "mk v\nLLA*", None, "MA", "M*A", "MKJX"]
 KEPT = [b"MKVLLA", b"MKVLLA", b"MA", b"MKJX"]
