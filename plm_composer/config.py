@@ -109,6 +109,8 @@ class TrainConfig:
     autoresume: bool = False
     load_path: Optional[str] = None  # noqa: UP045
     load_weights_only: bool = False
+    load_trust: bool = False
+    """Load whatever a checkpoint or ``model.pretrained`` holds, code included, not only tensors and plain values."""
     export: bool = True
     """Write the Hugging Face folder ``export/`` when training ends."""
     fsdp_config: Optional[dict[str, Any]] = None  # noqa: UP045

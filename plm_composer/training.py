@@ -30,6 +30,7 @@ from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
 from plm_composer.gloo import correct_sharded_gradients
 from plm_composer.hardware import matmul_peak, prepare_cpu
+from plm_composer.load_path import loading_checkpoint
 from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
@@ -57,7 +58,8 @@ def train(config: TrainConfig) -> None:
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
     local = prepare_shards(config.data, config.progress_bar)
-    trainer = make_trainer(config, local, folder)
+    with loading_checkpoint(config, _saves_shards(config)):
+        trainer = make_trainer(config, local, folder)
     assert trainer.state.max_duration is not None
     with folder.explain_full_disk():
         if trainer.state.timestamp < trainer.state.max_duration:
@@ -157,7 +159,7 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
     if pretrained is None:
         model = ESM2(model_config(config))
     else:
-        pretrained_config, state_dict = load_huggingface(pretrained)
+        pretrained_config, state_dict = load_huggingface(pretrained, config.load_trust)
         model = ESM2(pretrained_config)
         model.load_state_dict(state_dict)
     model.activation_checkpointing = config.activation_checkpointing
@@ -175,6 +177,11 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
     groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
     optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
     return optimizer
+
+
+def _saves_shards(config: TrainConfig) -> bool:
+    fsdp = fsdp_config(config)
+    return fsdp is not None and fsdp.state_dict_type == "sharded"
 
 
 def _make_dataset(config: TrainConfig, local: str | None) -> StreamingProteinDataset:
