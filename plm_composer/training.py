@@ -19,7 +19,7 @@ from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
-from plm_composer.checks import check_config, fsdp_config, make_collator, make_scheduler, model_config
+from plm_composer.checks import check_config, make_collator, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
 from plm_composer.data.dataset import StreamingProteinDataset
@@ -28,7 +28,7 @@ from plm_composer.data.reading import read_split
 from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
-from plm_composer.gloo import correct_sharded_gradients
+from plm_composer.gloo import correct_fsdp_on_cpus
 from plm_composer.hardware import matmul_peak, prepare_cpu
 from plm_composer.load_path import loading_checkpoint
 from plm_composer.loggers import LOGGERS
@@ -41,6 +41,7 @@ from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.run_folder import RunFolder
+from plm_composer.sharding import make_sharding
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
     device = get_device(config.device)
     if device.name == "cpu":
         prepare_cpu()
+        correct_fsdp_on_cpus()
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
     train_set = _make_dataset(config, local)
@@ -104,9 +106,9 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
     check_scheduler(scheduler, config.max_duration, len(train_spec.dataloader))
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
-    fsdp = fsdp_config(config)
+    fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
     try:
-        trainer = Trainer(
+        return Trainer(
             model=model,
             train_dataloader=train_spec,
             eval_dataloader=_make_evaluation(config, local, model),
@@ -144,8 +146,6 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
         )
     except FileNotFoundError as error:
         raise UserError(f"load_path: cannot load {config.load_path}: {error}") from error
-    correct_sharded_gradients(trainer.state.model, torch.device("cuda" if device.name == "gpu" else "cpu"))
-    return trainer
 
 
 def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
@@ -180,7 +180,7 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
 
 
 def _saves_shards(config: TrainConfig) -> bool:
-    fsdp = fsdp_config(config)
+    fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
     return fsdp is not None and fsdp.state_dict_type == "sharded"
 
 

@@ -77,6 +77,12 @@ def sharded_on_two_again(launch, sharded_on_one_process) -> Path:
 
 
 @pytest.fixture(scope="module")
+def hsdp(launch) -> Path:
+    """Two copies of the weights, each over two processes."""
+    return launch("hsdp", *SHARDED, "fsdp_config.data_parallel_replicate_degree=2", ACCUMULATING[0], processes=4)
+
+
+@pytest.fixture(scope="module")
 def one_process_resumes_two(launch, full_from_one_process) -> Path:
     """One process, without FSDP, resumes by ``autoresume`` what two with FSDP2 had begun."""
     folder = full_from_one_process.with_name("resumed")
@@ -98,6 +104,7 @@ def one_process_resumes_two(launch, full_from_one_process) -> Path:
         pytest.param("sharded_on_one_process", 3, marks=pytest.mark.slow),
         pytest.param("sharded_on_two_again", 5, marks=pytest.mark.slow),
         ("one_process_resumes_two", 3),
+        pytest.param("hsdp", 1, marks=pytest.mark.slow),
     ],
 )
 def test_processes_and_checkpoints_do_not_change_the_model(request, finished_run, name: str, first: int) -> None:
@@ -116,6 +123,13 @@ def test_checkpoints_are_of_the_kind_that_was_asked_for(sharded, full_from_one_p
         ".metadata", "__0_0.distcp", "__1_0.distcp",
     }  # fmt: skip
     assert (full_from_one_process / "checkpoints" / "ep0-ba6-rank0.pt").is_file()
+
+
+@pytest.mark.slow
+def test_one_copy_of_several_writes_the_checkpoint(hsdp) -> None:
+    assert {path.name for path in (hsdp / "checkpoints" / "ep0-ba6").iterdir()} == {
+        ".metadata", "__0_0.distcp", "__1_0.distcp",
+    }  # fmt: skip
 
 
 def test_tokens_are_counted_over_all_processes(ddp, finished_run) -> None:
