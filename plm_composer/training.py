@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import load_huggingface
+from plm_composer.model.huggingface import load_huggingface, read_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
@@ -156,8 +157,12 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
         device: ``cpu`` or ``gpu``.
     """
     pretrained = config.model.get("pretrained")
-    if pretrained is None:
-        model = ESM2(model_config(config))
+    sharding = make_sharding(config.fsdp_config, dist.get_world_size())
+    elsewhere = sharding is not None and dist.get_global_rank() > 0
+    if elsewhere or pretrained is None:
+        # Composer sends the other ranks of a sharded model their parts of rank 0's: shapes are all that they need.
+        with torch.device("meta") if elsewhere else contextlib.nullcontext():
+            model = ESM2(model_config(config) if pretrained is None else read_config(pretrained))
     else:
         pretrained_config, state_dict = load_huggingface(pretrained, config.load_trust)
         model = ESM2(pretrained_config)
