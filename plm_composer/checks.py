@@ -11,7 +11,6 @@ import torch
 from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
 from composer.utils import dist
-from composer.utils.parallelism import FSDP2Config
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
 from plm_composer.callbacks import CALLBACKS
@@ -24,6 +23,7 @@ from plm_composer.loggers import LOGGERS
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 from plm_composer.optim.schedulers import check_scheduler
+from plm_composer.sharding import make_sharding
 
 PRECISIONS = ("auto", "fp32", "amp_bf16")
 DEVICES = (None, "cpu", "gpu")
@@ -64,7 +64,7 @@ def check_config(config: TrainConfig) -> None:
         raise UserError(f"device is {config.device!r}; choose cpu or gpu, or leave it out")
     if config.device == "gpu" and not torch.cuda.is_available():
         raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
-    fsdp_config(config)
+    make_sharding(config.fsdp_config, dist.get_world_size())
     if config.compile_config is not None:
         # fullgraph: attention stays outside the graph.
         check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))
@@ -113,18 +113,6 @@ def make_collator(config: TrainConfig) -> Collator:
         batch_format=data.batch_format,
         masking=Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction),
     )
-
-
-def fsdp_config(config: TrainConfig) -> FSDP2Config | None:
-    """Makes Composer's FSDP2 config; as a dict, Composer would ignore it without a word.
-
-    Raises:
-        UserError: A field is unknown.
-    """
-    if config.fsdp_config is None:
-        return None
-    check_arguments("fsdp_config", FSDP2Config, config.fsdp_config)
-    return FSDP2Config(**config.fsdp_config)
 
 
 def _check_named(

@@ -20,6 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if there is one.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32 or amp_bf16.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a batch.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load the checkpoint whole, and run whatever code it carries.")]
 Model = Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a Hugging Face folder.")]
 
 # Each command imports what it needs itself: torch and Composer take seconds, and `plm --help` needs neither.
@@ -88,6 +89,7 @@ def evaluate(
     batch_tokens: BatchTokens = 16384,
     device: Device = None,
     precision: Precision = "fp32",
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a model by the pinned evaluation: 15 % of residues hidden, loss in nats."""
@@ -96,7 +98,7 @@ def evaluate(
     from plm_composer.loading import load_model
 
     place = _place(device, precision)
-    loaded = load_model(model)
+    loaded = load_model(model, trust)
     result = run_evaluation(loaded.model, read_proteins(data, limit), batch_tokens=batch_tokens, progress=True, **place)
     _print({"model": str(loaded.source), "data": data, **dataclasses.asdict(result)}, as_json)
 
@@ -106,6 +108,7 @@ def export(
     checkpoint: Model,
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     data: Annotated[str | None, typer.Option(help="Score the model on these proteins for its card.")] = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a Hugging Face folder that `transformers` loads, with a model card."""
@@ -114,7 +117,7 @@ def export(
     from plm_composer.export import export_model
     from plm_composer.loading import load_model
 
-    loaded = load_model(checkpoint)
+    loaded = load_model(checkpoint, trust)
     scores: dict[str, Any] = {}
     if data is not None:
         evaluation = dataclasses.asdict(run_evaluation(loaded.model, read_proteins(data), progress=True))
@@ -134,6 +137,7 @@ def embed(
     batch_tokens: BatchTokens = 16384,
     device: Device = None,
     precision: Precision = "fp32",
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the last layer's embeddings of proteins, in the order of the FASTA."""
@@ -147,7 +151,7 @@ def embed(
     records = list(read_fasta(fasta))
     if not records:
         raise UserError(f"{fasta}: holds no proteins")
-    loaded = load_model(checkpoint)
+    loaded = load_model(checkpoint, trust)
     embeddings = run_embedding(
         loaded.model,
         [residues for _, residues in records],

@@ -6,6 +6,7 @@ Keys are Composer's and llm-foundry's where these have one, and mean what they m
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plm_composer.components import suggestion
+from plm_composer.credentials import refuse_credentials, texts
 from plm_composer.errors import UserError
 
 # OmegaConf reads these annotations at run time and does not know `X | None` on Python 3.10.
@@ -109,6 +111,8 @@ class TrainConfig:
     autoresume: bool = False
     load_path: Optional[str] = None  # noqa: UP045
     load_weights_only: bool = False
+    load_trust: bool = False
+    """Load whatever a checkpoint or ``model.pretrained`` holds, code included, not only tensors and plain values."""
     export: bool = True
     """Write the Hugging Face folder ``export/`` when training ends."""
     fsdp_config: Optional[dict[str, Any]] = None  # noqa: UP045
@@ -140,7 +144,7 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
         The config, with interpolations resolved and ``run_name`` set.
 
     Raises:
-        UserError: A file cannot be read, a key is unknown, a value has the wrong type.
+        UserError: A file cannot be read, a key is unknown, a value has the wrong type or is a secret.
     """
     path = Path(path)
     base = _read_yaml(path)
@@ -170,6 +174,9 @@ def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
     Raises:
         UserError: A key is unknown or a value has the wrong type.
     """
+    for key, text in texts(content):
+        if "${" in text:  # It would be filled in with this machine's environment.
+            raise UserError(f"{source}: {key} is {text!r}, and the config of a run that has started has no references")
     return _resolve(_merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(content)), source), source)
 
 
@@ -199,19 +206,25 @@ def read_resolved(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read.
     """
-    loaded = OmegaConf.to_container(_read_yaml(path))
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+    return _plain(_read_yaml(path))
 
 
 def _resolve(merged: DictConfig, source: str) -> TrainConfig:
     try:
+        refuse_credentials(_plain(merged), os.environ, source)
         OmegaConf.resolve(merged)
+        refuse_credentials(_plain(merged), os.environ, source)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, source)) from error
     assert isinstance(config, TrainConfig)
     return config
+
+
+def _plain(merged: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(merged)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _read_yaml(path: Path) -> DictConfig:

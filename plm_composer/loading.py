@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch.distributed.checkpoint.api import CheckpointException
 
 from plm_composer.config import TrainConfig, parse_config
 from plm_composer.errors import UserError
@@ -17,6 +19,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.fair_esm import load_fair_esm
 from plm_composer.model.huggingface import load_huggingface
 from plm_composer.model.weight_files import read_torch_file
+from plm_composer.unpickling import plain_values_only
 
 _MODEL_PREFIX = "model."
 """``ESM2ComposerModel`` holds the ESM2 under this name."""
@@ -37,49 +40,54 @@ class LoadedModel:
     run: TrainConfig | None = None
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
     """Loads a model.
 
     Args:
         path: A run folder (its last checkpoint, or else its export), a Composer checkpoint (a ``.pt`` file, or the
             folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file.
+        trust: Load whatever the files hold, code included; otherwise that is refused.
 
     Raises:
-        UserError: There is nothing there that can be loaded.
+        UserError: There is nothing there that can be loaded, or it carries code.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such checkpoint or folder")
     if path.is_file():
-        return _load_file(path)
+        return _load_file(path, trust)
     if (path / "config.json").is_file():
-        config, state_dict = load_huggingface(path)
+        config, state_dict = load_huggingface(path, trust)
         return LoadedModel(_assemble(config, state_dict, path), path)
     latest = path / "checkpoints" / "latest-rank0.pt"
     if latest.exists():
-        return load_model(latest.resolve())
+        return load_model(latest.resolve(), trust)
     if (path / "export").is_dir():
-        return load_model(path / "export")
+        return load_model(path / "export", trust)
     if (path / ".metadata").is_file():
-        return _load_sharded(path)
+        return _load_sharded(path, trust)
     raise UserError(f"{path}: neither a run folder, a sharded checkpoint nor a Hugging Face folder (no config.json)")
 
 
-def _load_file(path: Path) -> LoadedModel:
-    content = read_torch_file(path)
+def _load_file(path: Path, trust: bool) -> LoadedModel:
+    content = read_torch_file(path, trust)
     if "state" not in content:
-        config, state_dict = load_fair_esm(path)
+        config, state_dict = load_fair_esm(path, trust)
         return LoadedModel(_assemble(config, state_dict, path), path)
     return _from_composer(content["state"], path)
 
 
-def _load_sharded(path: Path) -> LoadedModel:
+def _load_sharded(path: Path, trust: bool) -> LoadedModel:
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "checkpoint.pt"
-        dcp_to_torch_save(path, whole)
-        content = read_torch_file(whole)
+        try:
+            with plain_values_only(path, trust):
+                dcp_to_torch_save(path, whole)
+        except (CheckpointException, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            raise UserError(f"{path}: a damaged checkpoint, or one whose parts are missing") from error
+        content = read_torch_file(whole, trust)
     return _from_composer(content["state"], path)
 
 

@@ -12,6 +12,7 @@ from plm_composer.config import TrainConfig
 from plm_composer.model.huggingface import read_config
 from plm_composer.model.memory import Memory, Workload, optimizer_states, predict
 from plm_composer.precision import resolve_precision
+from plm_composer.sharding import make_sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ def estimate(config: TrainConfig) -> Estimate:
     processes, device = dist.get_world_size(), get_device(config.device).name
     proteins = config.global_train_batch_size // processes
     lengths = _microbatch(config, proteins)
+    sharding = make_sharding(config.fsdp_config, processes)
     workload = Workload(
         lengths=lengths,
         mask_rate=make_collator(config).masking.mask_rate,
@@ -62,8 +64,8 @@ def estimate(config: TrainConfig) -> Estimate:
         checkpointing=config.activation_checkpointing,
         accumulates=sum(lengths) < proteins * config.data.crop_length,
         optimizer_states=optimizer_states(config.optimizer["name"], config.optimizer),
-        processes=processes,
-        sharded=config.fsdp_config is not None,
+        processes=processes if sharding is None else sharding.shard_degree(processes),
+        sharded=sharding is not None,
     )
     pretrained = config.model.get("pretrained")
     model = model_config(config) if pretrained is None else read_config(pretrained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
-from plm_composer.checks import check_config, fsdp_config, make_collator, make_scheduler, model_config
+from plm_composer.checks import check_config, make_collator, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
 from plm_composer.data.dataset import StreamingProteinDataset
@@ -29,18 +30,20 @@ from plm_composer.data.remote_cache import cache_places
 from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
-from plm_composer.gloo import correct_sharded_gradients
+from plm_composer.gloo import correct_fsdp_on_cpus
 from plm_composer.hardware import matmul_peak, prepare_cpu
+from plm_composer.load_path import loading_checkpoint
 from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import load_huggingface
+from plm_composer.model.huggingface import load_huggingface, read_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.run_folder import RunFolder
+from plm_composer.sharding import make_sharding
 
 T = TypeVar("T")
 
@@ -59,7 +62,8 @@ def train(config: TrainConfig) -> None:
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
     local = prepare_shards(config.data, config.progress_bar)
     places = _on_rank_zero(lambda: _places(config, local))
-    trainer = make_trainer(config, places, folder)
+    with loading_checkpoint(config, _saves_shards(config)):
+        trainer = make_trainer(config, places, folder)
     assert trainer.state.max_duration is not None
     with folder.explain_full_disk():
         if trainer.state.timestamp < trainer.state.max_duration:
@@ -90,6 +94,7 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
     device = get_device(config.device)
     if device.name == "cpu":
         prepare_cpu()
+        correct_fsdp_on_cpus()
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
     train_set = _make_dataset(config, places)
@@ -104,9 +109,9 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
     check_scheduler(scheduler, config.max_duration, len(train_spec.dataloader))
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
-    fsdp = fsdp_config(config)
+    fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
     try:
-        trainer = Trainer(
+        return Trainer(
             model=model,
             train_dataloader=train_spec,
             eval_dataloader=_make_evaluation(config, places, model),
@@ -144,8 +149,6 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
         )
     except FileNotFoundError as error:
         raise UserError(f"load_path: cannot load {config.load_path}: {error}") from error
-    correct_sharded_gradients(trainer.state.model, torch.device("cuda" if device.name == "gpu" else "cpu"))
-    return trainer
 
 
 def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
@@ -156,10 +159,14 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
         device: ``cpu`` or ``gpu``.
     """
     pretrained = config.model.get("pretrained")
-    if pretrained is None:
-        model = ESM2(model_config(config))
+    sharding = make_sharding(config.fsdp_config, dist.get_world_size())
+    elsewhere = sharding is not None and dist.get_global_rank() > 0
+    if elsewhere or pretrained is None:
+        # Composer sends the other ranks of a sharded model their parts of rank 0's: shapes are all that they need.
+        with torch.device("meta") if elsewhere else contextlib.nullcontext():
+            model = ESM2(model_config(config) if pretrained is None else read_config(pretrained))
     else:
-        pretrained_config, state_dict = load_huggingface(pretrained)
+        pretrained_config, state_dict = load_huggingface(pretrained, config.load_trust)
         model = ESM2(pretrained_config)
         model.load_state_dict(state_dict)
     model.activation_checkpointing = config.activation_checkpointing
@@ -177,6 +184,11 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
     groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
     optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
     return optimizer
+
+
+def _saves_shards(config: TrainConfig) -> bool:
+    fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
+    return fsdp is not None and fsdp.state_dict_type == "sharded"
 
 
 def _places(config: TrainConfig, local: str | None) -> dict[str, dict[str, Any]]:

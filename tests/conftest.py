@@ -62,6 +62,9 @@ def write_shards(tmp_path: Path) -> WriteShards:
     return write
 
 
+TEST_TOKEN = "hunter2-hunter2"
+"""A secret in the environment of every command; nothing that a run leaves may hold it."""
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -70,7 +73,14 @@ def run_in(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command of the project as a user would, in a folder, with this interpreter's environment."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **(variables or {})}
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+        "PLM_TEST_TOKEN": TEST_TOKEN,
+        **(variables or {}),
+    }
     return subprocess.run(
         [str(part) for part in command],
         cwd=folder,

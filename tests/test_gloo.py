@@ -2,39 +2,55 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from plm_composer.gloo import averages_by_summing, correct_sharded_gradients
+from plm_composer.gloo import correct_fsdp_on_cpus
 
+MESHES = {"fsdp": ((2,), ("shard",)), "hsdp": ((2, 1), ("replicate", "shard"))}
 WORLD = 2
+
+
+def gradient_of(kind: str) -> torch.Tensor:
+    shape, names = MESHES[kind]
+    model = nn.Sequential(nn.Linear(4, 4, bias=False))
+    fully_shard(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=names))
+    for _ in range(2):  # accumulated, as over two microbatches
+        model(torch.full((1, 4), float(dist.get_rank() + 1))).sum().backward()
+    gradient = model[0].weight.grad
+    assert isinstance(gradient, DTensor)
+    return gradient.full_tensor()
 
 
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    model = nn.Sequential(nn.Linear(4, 4, bias=False))
-    fully_shard(model)
-    correct_sharded_gradients(model, torch.device("cpu"))
-    for _ in range(2):  # accumulated, as over two microbatches
-        model(torch.full((1, 4), float(rank + 1))).sum().backward()
-    gradient = model[0].weight.grad
-    assert isinstance(gradient, DTensor)
-    full = gradient.full_tensor()
+    results = {"before": gradient_of("fsdp")}
+    correct_fsdp_on_cpus()
+    results |= {kind: gradient_of(kind) for kind in MESHES}
     if rank == 0:
-        torch.save({"gradient": full, "sums": averages_by_summing(torch.device("cpu"))}, folder / "result.pt")
-    else:
-        averages_by_summing(torch.device("cpu"))
+        torch.save(results, folder / "result.pt")
     dist.destroy_process_group()
 
 
-def test_gradients_of_two_ranks_are_averaged(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, args=(tmp_path,), nprocs=WORLD)
-    result = torch.load(tmp_path / "result.pt")
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("gradients")
+    torch.multiprocessing.spawn(work, args=(folder,), nprocs=WORLD)
+    return torch.load(folder / "result.pt")
+
+
+@pytest.mark.parametrize("kind", MESHES)
+def test_gradients_of_two_ranks_are_averaged(gradients, kind: str) -> None:
     # Inputs of 1 and 2: the mean over ranks is 1.5, twice.
-    torch.testing.assert_close(result["gradient"], torch.full((4, 4), 3.0))
-    # When this fails, torch has mended it and plm_composer/gloo.py can go.
-    assert result["sums"]
+    torch.testing.assert_close(gradients[kind], torch.full((4, 4), 3.0))
+
+
+def test_torch_itself_adds_them_up(gradients) -> None:
+    """When this fails, torch has mended it; if gloo's all_reduce averages too, plm_composer/gloo.py can go."""
+    torch.testing.assert_close(gradients["before"], torch.full((4, 4), 6.0))

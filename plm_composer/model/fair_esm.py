@@ -102,14 +102,15 @@ def from_fair_esm(state_dict: Mapping[str, Tensor], config: ESM2Config, source: 
     return from_foreign(plain, config, NAMING, source)
 
 
-def load_fair_esm(path: str | Path) -> tuple[ESM2Config, StateDict]:
+def load_fair_esm(path: str | Path, trust: bool = False) -> tuple[ESM2Config, StateDict]:
     """Reads a published ``esm2_*.pt`` file, or one that ``save_fair_esm`` wrote.
 
     The contact regression lies beside it (``*-contact-regression.pt``) or in the file; a model with neither gets a
     config without a contact head.
 
     Args:
-        path: The file. It is read without running any code that it may hold.
+        path: The file.
+        trust: Unpickle whatever it holds, code included; otherwise that is refused.
 
     Returns:
         Our config and state dict.
@@ -118,11 +119,11 @@ def load_fair_esm(path: str | Path) -> tuple[ESM2Config, StateDict]:
         UserError: If the file is missing, unreadable or no ESM2.
     """
     path = Path(path)
-    content = read_torch_file(path)
+    content = read_torch_file(path, trust)
     state_dict = dict(content.get("model", {}))
     regression = path.with_name(path.stem + _CONTACT_SUFFIX)
     if regression.exists():
-        state_dict.update(read_torch_file(regression).get("model", {}))
+        state_dict.update(read_torch_file(regression, trust).get("model", {}))
     try:
         model = content["cfg"]["model"]
         config = ESM2Config(

@@ -190,11 +190,12 @@ def read_config(folder: str | Path) -> ESM2Config:
     return config_from_huggingface(_read_json(path), str(path))
 
 
-def load_huggingface(folder: str | Path) -> tuple[ESM2Config, StateDict]:
+def load_huggingface(folder: str | Path, trust: bool = False) -> tuple[ESM2Config, StateDict]:
     """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports.
 
     Args:
         folder: Holds ``config.json`` and safetensors or PyTorch weights, whole or in parts.
+        trust: Unpickle whatever PyTorch weights hold, code included; otherwise that is refused.
 
     Returns:
         Our config and state dict.
@@ -209,7 +210,7 @@ def load_huggingface(folder: str | Path) -> tuple[ESM2Config, StateDict]:
         raise UserError(f"{vocabulary}: not the 33 tokens of ESM2 in their order")
     for name in _WEIGHT_FILES:
         if (folder / name).exists():
-            return config, from_huggingface(_read_weights(folder / name), config, str(folder / name))
+            return config, from_huggingface(_read_weights(folder / name, trust), config, str(folder / name))
     raise UserError(f"{folder}: holds no weights; one of {', '.join(_WEIGHT_FILES)} is needed")
 
 
@@ -250,14 +251,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_weights(path: Path) -> StateDict:
+def _read_weights(path: Path, trust: bool) -> StateDict:
     if path.suffix == ".json":
         weights: StateDict = {}
         for part in sorted(set(_read_json(path).get("weight_map", {}).values())):
-            weights |= _read_weights(path.with_name(part))
+            weights |= _read_weights(path.with_name(part), trust)
         return weights
     if path.suffix != ".safetensors":
-        return read_torch_file(path)
+        return read_torch_file(path, trust)
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -1,0 +1,71 @@
+"""Starting a run from a checkpoint: its own, or the one that ``load_path`` names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from composer.utils.file_helpers import is_tar
+from torch.distributed.checkpoint.api import CheckpointException
+
+from plm_composer.config import TrainConfig
+from plm_composer.errors import UserError
+from plm_composer.unpickling import plain_values_only
+
+
+@contextlib.contextmanager
+def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
+    """Around the making of the Trainer, which loads the checkpoint: refuses code in it, and explains what fails.
+
+    Args:
+        config: A checked config.
+        sharded: Whether the run's own checkpoints are sharded; Composer loads those of the run's own kind.
+
+    Raises:
+        UserError: The checkpoint is of the other kind, carries code, is damaged, or does not fit the model.
+    """
+    key, path = _find(config)
+    _check_kind(key, path, sharded, config.load_trust)
+    try:
+        with plain_values_only(f"{key}: {path}", config.load_trust):
+            yield
+    except CheckpointException as error:  # a BaseException, as torch has it
+        cause = next((cause for cause, _ in error.failures.values()), error)
+        raise UserError(f"{key}: cannot load {path}: {_first_line(cause)}") from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise UserError(f"{key}: {path} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _find(config: TrainConfig) -> tuple[str, str]:
+    """The key that asks for a checkpoint, and where it lies. Composer prefers the run's own."""
+    latest = Path(str(config.save_folder), "latest-rank0.pt")
+    if config.autoresume and latest.exists():
+        return "autoresume", str(latest.resolve())
+    # With neither, Composer may still find a remote one.
+    return ("autoresume", str(latest)) if config.load_path is None else ("load_path", config.load_path)
+
+
+def _check_kind(key: str, path: str, sharded: bool, trust: bool) -> None:
+    if Path(path).is_dir() and not Path(path, ".metadata").is_file():
+        raise UserError(f"{key}: {path} is a folder, but no sharded checkpoint; name a checkpoint in it")
+    if Path(path).is_dir() and not sharded:
+        raise UserError(
+            f"{key}: {path} is a sharded checkpoint; load it into a sharded run, with recipe=fsdp and "
+            "fsdp_config.state_dict_type=sharded, on any number of processes"
+        )
+    if Path(path).is_file() and sharded:
+        raise UserError(
+            f"{key}: {path} is a checkpoint in one file, and this run's are sharded; "
+            "load it with fsdp_config.state_dict_type=full"
+        )
+    if is_tar(path) and not trust:
+        raise UserError(
+            f"{key}: {path}: an archive may write files anywhere; unpack it yourself and name the .pt in it"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
