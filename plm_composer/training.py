@@ -17,6 +17,7 @@ from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS
+from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
 from plm_composer.checks import check_config, fsdp_config, make_collator, make_scheduler, model_config
@@ -115,6 +116,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
+                BatchSeed(config.seed),
                 *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
