@@ -1,5 +1,6 @@
 # make train   train ESM2-8M on the bundled sample
 # make test    run all tests
+# make test-faults   kill runs, fill disks: minutes
 # make lint    linter, formatter and type checker
 # make install the environment alone
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
@@ -9,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: install train test lint gpu-check
+.PHONY: install train test test-faults lint gpu-check
 .DEFAULT_GOAL := train
 
 # A stamp for each extra, so that a second call installs nothing and a changed pyproject.toml installs again.
@@ -30,6 +31,9 @@ train: install
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest
+
+test-faults: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -m faults
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

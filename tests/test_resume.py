@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,43 @@ def make_run(scratch: Path, tiny: tuple[str, ...], name: str, *overrides: str, f
 
 def batches_of(run: Run) -> dict[int, list[str]]:
     return recorded(run.scratch / f"{run.name}-batches")
+
+
+@pytest.mark.faults
+def test_twenty_kills_change_nothing(small_set: Path, tiny: tuple[str, ...]) -> None:
+    overrides = ("max_duration=100ba", "save_interval=3ba", "eval_interval=1ep", "data.num_workers=1")
+    unbroken = make_run(small_set, tiny, "unbroken", *overrides)
+    killed = make_run(small_set, tiny, "killed", *overrides)
+    unbroken.finish()
+    kills = sorted(random.Random(7).sample(range(1, 96), 20))
+    for batch in kills:
+        killed.kill_at(batch)
+        assert max(killed.losses()) < 100
+    killed.finish()
+    assert batches_of(killed) == batches_of(unbroken)
+    assert sorted(batches_of(killed)) == list(range(1, 101))
+    assert killed.learned() == unbroken.learned()
+    assert same_weights(killed, unbroken)
+
+
+MANY_MICROBATCHES = "device_train_microbatch_tokens=300"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatch", [MANY_MICROBATCHES, "device_train_microbatch_size=3"])
+def test_processes_and_workers_may_change_at_a_resume(small_set: Path, tiny: tuple[str, ...], microbatch: str) -> None:
+    name = microbatch.split("=")[0]
+    overrides = ("max_duration=34ba", "save_interval=2ba", "data.val_split=null", microbatch)
+    unbroken = make_run(small_set, tiny, f"{name}-unbroken", *overrides)
+    moved = make_run(small_set, tiny, f"{name}-moved", *overrides)
+    unbroken.finish()
+    moved.kill_at(5)
+    moved.kill_at(12, "data.num_workers=2", processes=2)
+    moved.kill_at(22, processes=2)
+    moved.finish("data.num_workers=2")
+    assert batches_of(moved) == batches_of(unbroken)
+    assert sorted(batches_of(moved)) == list(range(1, 35))
+    assert moved.losses() == pytest.approx(unbroken.losses(), abs=2e-5)
 
 
 @pytest.mark.slow
