@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.automatic_conversion import prepare_shards
-from plm_composer.callbacks import CALLBACKS
+from plm_composer.callbacks import CALLBACKS, preemption
 from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
@@ -45,11 +46,14 @@ from plm_composer.run_folder import RunFolder
 T = TypeVar("T")
 
 
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig) -> int:
     """Trains as the config says, evaluates, exports the model, and prints where everything lies.
 
     Args:
         config: From ``plm_composer.config.load_config``.
+
+    Returns:
+        The exit code: 0, or ``preemption.EXIT_CODE`` where SIGTERM ended the training early, its state saved.
 
     Raises:
         UserError: Something in the config or the data is wrong.
@@ -67,6 +71,11 @@ def train(config: TrainConfig) -> None:
             except BackendCompilerFailed as error:
                 reason = " ".join(str(error.inner_exception).split())
                 raise UserError(f"compile_config: torch cannot compile here; leave it out ({reason})") from error
+            if (batch := preemption.stopped_at(trainer.state.callbacks)) is not None:
+                trainer.close()
+                if dist.get_global_rank() == 0:
+                    print(f"stopped by SIGTERM, saved at batch {batch}; continue with autoresume=true", file=sys.stderr)
+                return preemption.EXIT_CODE
         elif trainer.state.evaluators:
             trainer.eval()  # A finished run that is started again: nothing is left to train.
         scores = _validation_scores(trainer)
@@ -76,6 +85,7 @@ def train(config: TrainConfig) -> None:
     trainer.close()
     if dist.get_global_rank() == 0:
         print(folder.summary(scores))
+    return 0
 
 
 def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> Trainer:
@@ -117,6 +127,8 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
                 BatchSeed(config.seed),
+                # Without a checkpoint there would be nothing to wait for.
+                *([preemption.Preemption(config.preemption_grace)] if config.save_folder else []),
                 *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
