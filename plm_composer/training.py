@@ -21,6 +21,8 @@ from plm_composer.callbacks import CALLBACKS, preemption
 from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
+from plm_composer.callbacks.whole_checkpoints import WholeCheckpointSaver
+from plm_composer.checkpoints import prepare_resume
 from plm_composer.checks import check_config, fsdp_config, make_collator, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
@@ -61,6 +63,7 @@ def train(config: TrainConfig) -> int:
     check_config(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
+    _on_rank_zero(lambda: prepare_resume(config, folder))
     local = prepare_shards(config.data, config.progress_bar)
     trainer = make_trainer(config, local, folder)
     assert trainer.state.max_duration is not None
@@ -132,6 +135,7 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
                 *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
+                *_make_saver(config),
             ],
             loggers=[*_make_loggers(config, folder), MetricsFile(folder.metrics)],
             run_name=config.run_name,
@@ -141,7 +145,6 @@ def make_trainer(config: TrainConfig, local: str | None, folder: RunFolder) -> T
             load_path=config.load_path,
             load_weights_only=config.load_weights_only,
             save_folder=config.save_folder,
-            # Composer refuses to write a checkpoint again that a killed run left beyond the one it resumes from.
             save_overwrite=config.save_overwrite or config.autoresume,
             save_interval=config.save_interval,
             save_num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
@@ -246,6 +249,21 @@ def _make_callbacks(config: TrainConfig, device: str) -> list[Callback]:
         dtype = autocast_dtype(config.precision, device) or torch.float32
         entries["speed_monitor"] = {**speed, "gpu_flops_available": matmul_peak(torch.device("cpu"), dtype)}
     return _build_all("callbacks", entries, CALLBACKS)
+
+
+def _make_saver(config: TrainConfig) -> list[Callback]:
+    """Ours for a local folder; for an object store the Trainer makes its own."""
+    if config.save_folder is None or "://" in config.save_folder:
+        return []
+    saver = WholeCheckpointSaver(
+        config.save_folder,
+        takes_over=config.autoresume,
+        # Composer refuses to write a checkpoint again that a killed run left beyond the one it resumes from.
+        overwrite=config.save_overwrite or config.autoresume,
+        save_interval=config.save_interval,
+        num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
+    )
+    return [saver]
 
 
 def _make_loggers(config: TrainConfig, folder: RunFolder) -> Sequence[LoggerDestination | Callback]:
