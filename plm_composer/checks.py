@@ -68,6 +68,8 @@ def check_config(config: TrainConfig) -> None:
     if config.compile_config is not None:
         # fullgraph: attention stays outside the graph.
         check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))
+    if config.preemption_grace <= 0:
+        raise UserError(f"preemption_grace is {config.preemption_grace:g}; it must be above 0 seconds")
     if config.autoresume and config.save_folder is None:
         raise UserError("autoresume needs save_folder: there would be no checkpoint to resume from")
 

@@ -109,6 +109,8 @@ class TrainConfig:
     save_num_checkpoints_to_keep: int = 1
     save_overwrite: bool = False
     autoresume: bool = False
+    preemption_grace: float = 25.0
+    """Seconds that a run has after SIGTERM to finish its batch and save; the ``composer`` launcher kills after 30."""
     load_path: Optional[str] = None  # noqa: UP045
     load_weights_only: bool = False
     load_trust: bool = False

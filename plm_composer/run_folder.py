@@ -11,6 +11,7 @@ from typing import Any
 
 from plm_composer.config import TrainConfig, read_resolved, to_yaml
 from plm_composer.errors import UserError
+from plm_composer.whole_files import replacing
 
 _DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
 _DEFINES_THE_DATA = (
@@ -114,7 +115,8 @@ def prepare(config: TrainConfig) -> RunFolder:
             )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.config.write_text(to_yaml(config))
+        with replacing(folder.config) as partial:
+            partial.write_text(to_yaml(config))
     except OSError as error:
         raise UserError(f"run_folder: cannot write {folder.path}: {error.strerror}") from error
     return folder

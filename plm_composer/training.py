@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -17,9 +18,12 @@ from torch._dynamo.exc import BackendCompilerFailed
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.automatic_conversion import prepare_shards
-from plm_composer.callbacks import CALLBACKS
+from plm_composer.callbacks import CALLBACKS, preemption
+from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
+from plm_composer.callbacks.whole_checkpoints import WholeCheckpointSaver
+from plm_composer.checkpoints import prepare_resume
 from plm_composer.checks import check_config, make_collator, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
@@ -48,11 +52,14 @@ from plm_composer.sharding import make_sharding
 T = TypeVar("T")
 
 
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig) -> int:
     """Trains as the config says, evaluates, exports the model, and prints where everything lies.
 
     Args:
         config: From ``plm_composer.config.load_config``.
+
+    Returns:
+        The exit code: 0, or ``preemption.EXIT_CODE`` where SIGTERM ended the training early, its state saved.
 
     Raises:
         UserError: Something in the config or the data is wrong.
@@ -60,6 +67,7 @@ def train(config: TrainConfig) -> None:
     check_config(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
+    _on_rank_zero(lambda: prepare_resume(config, folder))
     local = prepare_shards(config.data, config.progress_bar)
     places = _on_rank_zero(lambda: _places(config, local))
     with loading_checkpoint(config, _saves_shards(config)):
@@ -72,6 +80,11 @@ def train(config: TrainConfig) -> None:
             except BackendCompilerFailed as error:
                 reason = " ".join(str(error.inner_exception).split())
                 raise UserError(f"compile_config: torch cannot compile here; leave it out ({reason})") from error
+            if (batch := preemption.stopped_at(trainer.state.callbacks)) is not None:
+                trainer.close()
+                if dist.get_global_rank() == 0:
+                    print(f"stopped by SIGTERM, saved at batch {batch}; continue with autoresume=true", file=sys.stderr)
+                return preemption.EXIT_CODE
         elif trainer.state.evaluators:
             trainer.eval()  # A finished run that is started again: nothing is left to train.
         scores = _validation_scores(trainer)
@@ -81,6 +94,7 @@ def train(config: TrainConfig) -> None:
     trainer.close()
     if dist.get_global_rank() == 0:
         print(folder.summary(scores))
+    return 0
 
 
 def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder: RunFolder) -> Trainer:
@@ -122,9 +136,13 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
+                BatchSeed(config.seed),
+                # Without a checkpoint there would be nothing to wait for.
+                *([preemption.Preemption(config.preemption_grace)] if config.save_folder else []),
                 *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
+                *_make_saver(config),
             ],
             loggers=[*_make_loggers(config, folder), MetricsFile(folder.metrics)],
             run_name=config.run_name,
@@ -134,7 +152,6 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
             load_path=config.load_path,
             load_weights_only=config.load_weights_only,
             save_folder=config.save_folder,
-            # Composer refuses to write a checkpoint again that a killed run left beyond the one it resumes from.
             save_overwrite=config.save_overwrite or config.autoresume,
             save_interval=config.save_interval,
             save_num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
@@ -257,6 +274,21 @@ def _make_callbacks(config: TrainConfig, device: str) -> list[Callback]:
         dtype = autocast_dtype(config.precision, device) or torch.float32
         entries["speed_monitor"] = {**speed, "gpu_flops_available": matmul_peak(torch.device("cpu"), dtype)}
     return _build_all("callbacks", entries, CALLBACKS)
+
+
+def _make_saver(config: TrainConfig) -> list[Callback]:
+    """Ours for a local folder; for an object store the Trainer makes its own."""
+    if config.save_folder is None or "://" in config.save_folder:
+        return []
+    saver = WholeCheckpointSaver(
+        config.save_folder,
+        takes_over=config.autoresume,
+        # Composer refuses to write a checkpoint again that a killed run left beyond the one it resumes from.
+        overwrite=config.save_overwrite or config.autoresume,
+        save_interval=config.save_interval,
+        num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
+    )
+    return [saver]
 
 
 def _make_loggers(config: TrainConfig, folder: RunFolder) -> Sequence[LoggerDestination | Callback]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,10 @@ from pathlib import Path
 import pytest
 from object_store import ObjectStore, serve
 from streaming import MDSWriter
+
+from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
+from plm_composer.shards.convert import convert_fasta
+from plm_composer.shards.fasta import read_fasta
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -96,6 +101,22 @@ def run_in(
 def run_command(tmp_path: Path) -> Run:
     """Runs a command of the project as a user would, in a scratch folder."""
     return functools.partial(run_in, tmp_path)
+
+
+BATCHES_OF_AN_EPOCH = 15
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scratch folder with ``shards/`` of few real proteins: an epoch of ``TINY`` is 15 batches."""
+    scratch = tmp_path_factory.mktemp("small")
+    for split, path, count in (("train", TRAIN_FASTA, 16 * BATCHES_OF_AN_EPOCH), ("val", VAL_FASTA, 24)):
+        records = itertools.islice(read_fasta(path), count)
+        (scratch / f"{split}.fasta").write_text("".join(f">{name}\n{protein.decode()}\n" for name, protein in records))
+    convert_fasta(
+        [scratch / "train.fasta"], scratch / "shards", val_inputs=[scratch / "val.fasta"], processes=1, progress=False
+    )
+    return scratch
 
 
 TINY = (

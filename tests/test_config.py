@@ -92,6 +92,7 @@ WRONG = {
     "data.mask_rate=0": "data.mask_rate is 0",
     "data.batch_format=ragged": "data.batch_format is 'ragged'",
     "data.num_workers=-1": "data.num_workers is -1",
+    "preemption_grace=0": "preemption_grace is 0; it must be above 0 seconds",
     "recipe=fsat": "recipe=fsat: did you mean 'fast'",
     "recipe=no/such.yaml": "no/such.yaml: there is no such file",
     "oops": "'oops' is not an override; write key=value",

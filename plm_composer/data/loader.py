@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from plm_composer.data.batches import Batch, count_proteins, count_tokens, split, split_by_tokens
 from plm_composer.data.dataset import StreamingProteinDataset
+from plm_composer.data.workers import ignore_preemption
 from plm_composer.errors import UserError
 
 
@@ -46,7 +47,11 @@ def make_data_spec(
         )
     workers: dict[str, Any] = {}
     if num_workers:
-        workers = {"persistent_workers": True, "prefetch_factor": prefetch_factor}
+        workers = {
+            "persistent_workers": True,
+            "prefetch_factor": prefetch_factor,
+            "worker_init_fn": ignore_preemption,
+        }
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=dataset.batch_size,

@@ -11,6 +11,10 @@ from composer import Logger, State
 from composer.loggers import LoggerDestination
 from composer.utils import dist
 
+from plm_composer.whole_files import replacing
+
+_CLOCK = ("batch", "epoch", "proteins", "tokens", "seconds")
+
 
 class MetricsFile(LoggerDestination):
     """Writes what is logged in one batch, or by one evaluation, as one line.
@@ -41,14 +45,23 @@ class MetricsFile(LoggerDestination):
         del logger
         if dist.get_global_rank() != 0 or not self.path.exists():
             return
-        batch = int(state.timestamp.batch)
-        kept = [line for line in self.path.read_text().splitlines() if _batch_of(line) <= batch]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        # The end of an epoch comes again where the checkpoint lies between its last batch and its evaluation.
+        place = (int(state.timestamp.batch), int(state.timestamp.epoch))
+        kept = [line for line in self.path.read_text().splitlines() if _lies_before(line, *place)]
+        if kept and _ends_a_training(kept[-1]):
+            kept.pop()
+        with replacing(self.path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in kept))
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Writes the batch's line."""
         del logger
         self._write(state)
+
+    def epoch_end(self, state: State, logger: Logger) -> None:
+        """Drops what Composer logs of the last batch again, and as NaN where a resumed run has not trained it."""
+        del state, logger
+        self._pending = {name: value for name, value in self._pending.items() if not name.startswith("metrics/train/")}
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Writes the evaluation's line."""
@@ -76,9 +89,15 @@ class MetricsFile(LoggerDestination):
         self._pending = {}
 
 
-def _batch_of(line: str) -> float:
+def _lies_before(line: str, batch: int, epoch: int) -> bool:
     try:
-        return int(json.loads(line)["batch"])
+        content = json.loads(line)
+        return int(content["batch"]) <= batch and int(content["epoch"]) <= epoch
     except (ValueError, KeyError, TypeError):
         # Cut short by a kill in mid-write: belongs to no batch, so it goes.
-        return math.inf
+        return False
+
+
+def _ends_a_training(line: str) -> bool:
+    """Whether the line holds nothing but the clock that Composer logs at the end, which the training now continues."""
+    return all(name in _CLOCK or name.startswith("time/") for name in json.loads(line))

@@ -27,8 +27,26 @@ def test_one_line_a_batch_and_nan_is_null(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def _lines(*places: tuple[int, int]) -> str:
+    return "".join(json.dumps({"batch": batch, "epoch": epoch, "loss": 1.0}) + "\n" for batch, epoch in places)
+
+
 def test_a_resume_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"batch": 1}\n{"batch": 2}\n{"batch": 3}\n{"bat')
+    path.write_text(_lines((1, 0), (2, 0), (3, 0)) + '{"bat')
     MetricsFile(path).fit_start(_state(2), None)
-    assert path.read_text() == '{"batch": 1}\n{"batch": 2}\n'
+    assert path.read_text() == _lines((1, 0), (2, 0))
+
+
+def test_a_resume_drops_the_end_of_an_epoch_that_it_runs_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(_lines((1, 0), (2, 0), (2, 1)))
+    MetricsFile(path).fit_start(_state(2), None)
+    assert path.read_text() == _lines((1, 0), (2, 0))
+
+
+def test_a_resume_drops_the_end_of_the_training_that_it_continues(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(_lines((1, 0), (2, 0)) + '{"batch": 2, "epoch": 0, "time/batch": 2}\n')
+    MetricsFile(path).fit_start(_state(2), None)
+    assert path.read_text() == _lines((1, 0), (2, 0))
