@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.run_folder import RunFolder
+from plm_composer.unpickling import plain_values_only
 from plm_composer.whole_files import link_to
 
 LATEST = "latest-rank0.pt"
@@ -117,7 +118,10 @@ def _damage_of_shards(path: Path) -> str | None:
     if not (path / ".metadata").is_file():
         return "was not finished"
     try:
-        places = FileSystemReader(path).read_metadata().storage_data.values()
+        with plain_values_only(path):
+            places = FileSystemReader(path).read_metadata().storage_data.values()
+    except UserError:
+        return "holds what could run code when it is loaded"
     except Exception:  # Whatever unpickling half a file may raise.
         return "is damaged or cut short"
     for place in places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,18 @@ def test_a_whole_sharded_checkpoint(sharded: Path) -> None:
 def test_a_damaged_sharded_checkpoint(sharded: Path, name: str, spoil: Callable[[Path], None], reason: str) -> None:
     spoil(sharded / name)
     assert damage(sharded) == reason
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+def test_looking_at_a_sharded_checkpoint_runs_nothing(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sharded.parent)
+    (sharded / ".metadata").write_bytes(pickle.dumps(_Payload()))
+    assert damage(sharded) == "holds what could run code when it is loaded"
+    assert not Path("ran").exists()
 
 
 @pytest.mark.slow
