@@ -12,11 +12,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run_folder import RunFolder
+from plm_composer.run_folder import LATEST, RunFolder
 from plm_composer.unpickling import plain_values_only
 from plm_composer.whole_files import link_to
 
-LATEST = "latest-rank0.pt"
 _NAME = re.compile(r"ep(\d+)-ba(\d+)(-rank0\.pt)?")
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -90,5 +90,4 @@ def build(key: str, target: Any, arguments: Mapping[str, Any], **given: Any) -> 
         raise
     except Exception as error:
         # Whatever a library's constructor finds wrong with a user's arguments is the user's to mend.
-        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{key}: {message}") from error
+        raise UserError(f"{key}: {first_line(error)}") from error

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plm_composer.components import suggestion
 from plm_composer.credentials import refuse_credentials, texts
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 
 # OmegaConf reads these annotations at run time and does not know `X | None` on Python 3.10.
 Size = Union[int, str]  # noqa: UP007
@@ -255,8 +255,7 @@ def _parse_overrides(arguments: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(arguments))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        message = next(iter(str(error).splitlines()), "")
-        raise UserError(f"command line: an override cannot be read: {message}") from error
+        raise UserError(f"command line: an override cannot be read: {first_line(error)}") from error
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
@@ -266,7 +265,7 @@ def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, source)) from error
     except (TypeError, ValueError) as error:
-        raise UserError(f"{source}: {next(iter(str(error).splitlines()), error)}") from error
+        raise UserError(f"{source}: {first_line(error)}") from error
 
 
 def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
@@ -291,7 +290,7 @@ def _explain(error: OmegaConfBaseException, source: str) -> str:
     known = [field.name for field in dataclasses.fields(schema)]
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and name not in known:
         return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
-    return f"{source}: {key}: {next(iter(str(error).splitlines()), type(error).__name__)}"
+    return f"{source}: {key}: {first_line(error)}"
 
 
 def default_recipe_folder() -> Path:

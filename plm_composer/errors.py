@@ -14,6 +14,11 @@ class UserError(Exception):
     """Bad input. The message is one line: the file, key or line, what is wrong, what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, for a message of one line; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Runs a command's ``main`` and exits: 0 (or what it returns), or 2 with one line on a ``UserError``.
 

@@ -10,7 +10,8 @@ from composer.utils.file_helpers import is_tar
 from torch.distributed.checkpoint.api import CheckpointException
 
 from plm_composer.config import TrainConfig
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
+from plm_composer.run_folder import LATEST
 from plm_composer.unpickling import plain_values_only
 
 
@@ -32,7 +33,7 @@ def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
             yield
     except CheckpointException as error:  # a BaseException, as torch has it
         cause = next((cause for cause, _ in error.failures.values()), error)
-        raise UserError(f"{key}: cannot load {path}: {_first_line(cause)}") from error
+        raise UserError(f"{key}: cannot load {path}: {first_line(cause)}") from error
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -41,7 +42,7 @@ def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
 
 def _find(config: TrainConfig) -> tuple[str, str]:
     """The key that asks for a checkpoint, and where it lies. Composer prefers the run's own."""
-    latest = Path(str(config.save_folder), "latest-rank0.pt")
+    latest = Path(str(config.save_folder), LATEST)
     if config.autoresume and latest.exists():
         return "autoresume", str(latest.resolve())
     # With neither, Composer may still find a remote one.
@@ -65,7 +66,3 @@ def _check_kind(key: str, path: str, sharded: bool, trust: bool) -> None:
         raise UserError(
             f"{key}: {path}: an archive may write files anywhere; unpack it yourself and name the .pt in it"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

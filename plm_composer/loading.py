@@ -19,6 +19,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.fair_esm import load_fair_esm
 from plm_composer.model.huggingface import load_huggingface
 from plm_composer.model.weight_files import read_torch_file
+from plm_composer.run_folder import RunFolder
 from plm_composer.unpickling import plain_values_only
 
 _MODEL_PREFIX = "model."
@@ -59,7 +60,7 @@ def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
     if (path / "config.json").is_file():
         config, state_dict = load_huggingface(path, trust)
         return LoadedModel(_assemble(config, state_dict, path), path)
-    latest = path / "checkpoints" / "latest-rank0.pt"
+    latest = RunFolder(path).latest
     if latest.exists():
         return load_model(latest.resolve(), trust)
     if (path / "export").is_dir():

@@ -11,15 +11,15 @@ from typing import Any
 
 from plm_composer.config import TrainConfig, read_resolved, to_yaml
 from plm_composer.errors import UserError
-from plm_composer.whole_files import replacing
+from plm_composer.whole_files import FULL_DISK, is_full, replacing
 
 _DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
 _DEFINES_THE_DATA = (
     "batch_format", "crop_length", "crop_keeps_ends", "mask_rate", "mask_token_fraction", "random_token_fraction",
     "shuffle", "shuffle_algo", "shuffle_block_size",
 )  # fmt: skip
-_FULL = 1 << 20
-"""Bytes free below which a disk counts as full: what failed to be written may have left a little."""
+LATEST = "latest-rank0.pt"
+"""The link to the last checkpoint, by Composer's name for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +48,23 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def latest(self) -> Path:
+        """The last checkpoint there."""
+        return self.checkpoints / LATEST
+
+    @property
     def export(self) -> Path:
         """The last model as a Hugging Face folder."""
         return self.path / "export"
 
     def summary(self, scores: Mapping[str, float]) -> str:
         """What a run says when it ends: the validation scores, where its parts lie, and what to do with them."""
-        latest = self.checkpoints / "latest-rank0.pt"
         lines = []
         if "masked_nll" in scores:
             loss, perplexity, accuracy = (scores[name] for name in ("masked_nll", "perplexity", "accuracy"))
             lines += [f"validation loss {loss:.4f} nats, perplexity {perplexity:.2f}, accuracy {accuracy:.1%}", ""]
         lines += [f"{'metrics':<12}{self.metrics}"]
-        lines += [f"{'checkpoint':<12}{latest}"] if latest.exists() else []
+        lines += [f"{'checkpoint':<12}{self.latest}"] if self.latest.exists() else []
         if self.export.is_dir():
             lines += [
                 f"{'model':<12}{self.export}  (loads with transformers.EsmForMaskedLM.from_pretrained)",
@@ -82,11 +86,8 @@ class RunFolder:
             yield
         except (OSError, RuntimeError) as error:
             # Other nodes than rank 0's may not have the folder.
-            if self.path.exists() and shutil.disk_usage(self.path).free < _FULL:
-                raise UserError(
-                    f"{self.path}: the disk is full; free some space and start again with autoresume=true, which "
-                    "continues from the last whole checkpoint"
-                ) from error
+            if self.path.exists() and is_full(self.path, error):
+                raise UserError(FULL_DISK.format(self.path)) from error
             raise
 
     def holds_a_run(self) -> bool:

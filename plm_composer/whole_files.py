@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = "partial-"
 """What the name of a file begins with that is being written."""
+
+FULL_DISK = (
+    "{}: the disk is full; free some space and start again with autoresume=true, which continues from the last whole "
+    "checkpoint"
+)
+"""What to say where a run cannot write."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FULL = 1 << 20
+"""Bytes free below which a disk counts as full: what failed to be written may have left a little."""
+
+
+def is_full(folder: Path, error: Exception) -> bool:
+    """Whether it is for want of space that writing failed: torch's writer, for one, does not say.
+
+    Args:
+        folder: Where it was written; exists.
+        error: What writing failed with.
+    """
+    return getattr(error, "errno", None) in _NO_SPACE or shutil.disk_usage(folder).free < _FULL
 
 
 @contextlib.contextmanager

@@ -12,10 +12,10 @@ import torch
 import torch.distributed.checkpoint
 from interrupted_runs import DEADLINE, Run, same_weights
 
-from plm_composer.checkpoints import LATEST, damage, find_checkpoints, mend_latest, prepare_resume
+from plm_composer.checkpoints import damage, find_checkpoints, mend_latest, prepare_resume
 from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run_folder import RunFolder
+from plm_composer.run_folder import LATEST, RunFolder
 from plm_composer.whole_files import link_to
 
 

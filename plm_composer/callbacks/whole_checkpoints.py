@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,10 @@ from composer.utils import checkpoint, dist
 
 from plm_composer.checkpoints import find_checkpoints
 from plm_composer.errors import UserError
-from plm_composer.whole_files import PARTIAL, replacing
+from plm_composer.whole_files import FULL_DISK, PARTIAL, is_full, replacing
 
 FILENAME = "ep{epoch}-ba{batch}-rank{rank}.pt"
 LATEST = "latest-rank{rank}.pt"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_FULL = 1 << 20
-"""Bytes free below which a disk counts as full: what failed to be written may have left a little."""
 
 
 class WholeCheckpointSaver(CheckpointSaver):
@@ -99,14 +94,11 @@ def _write(write: Callable[[dict[str, Any], str], None], state_dict: dict[str, A
                 write(state_dict, str(partial))
             except (OSError, RuntimeError) as error:
                 # torch's writer hides the cause; now, before the half that was written is gone, the disk shows it.
-                full = getattr(error, "errno", None) in _NO_SPACE or shutil.disk_usage(path.parent).free < _FULL
+                full = is_full(path.parent, error)
                 raise
     except (OSError, RuntimeError) as error:
-        if full or getattr(error, "errno", None) in _NO_SPACE:
-            raise UserError(
-                f"{path}: the disk is full; free some space and start again with autoresume=true, which continues "
-                "from the last whole checkpoint"
-            ) from error
+        if full or is_full(path.parent, error):
+            raise UserError(FULL_DISK.format(path)) from error
         raise
 
 

@@ -9,7 +9,7 @@ from streaming import Stream
 from streaming.base.format import Reader
 from streaming.base.hashing import get_hash
 
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 
 _STORED = "the stored shard is not what the converter wrote; see `plm verify`, and copy or convert it again"
 
@@ -100,4 +100,4 @@ class CheckedStream(Stream):
             return f"the disk of {self.local} is full; set data.local to a larger one, or lower data.cache_limit"
         if isinstance(error, ValueError) and "Checksum failure" in str(error):
             return _STORED
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)

@@ -21,7 +21,7 @@ from plm_composer.data.leftovers import one_at_a_time, remove_leftovers
 from plm_composer.data.members import draw_member
 from plm_composer.data.node_failure import FAILED, NodeFailure
 from plm_composer.data.reading import SEQUENCE_COLUMN
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 
 _CHECKS = 8
 """How often a shard is had again that is evicted before it can be read."""
@@ -81,7 +81,7 @@ class StreamingProteinDataset(StreamingDataset):
         except UserError:
             raise
         except Exception as error:  # every store's client has its own
-            raise UserError(f"cannot read the dataset {_describe(named)}: {_first_line(error)}") from error
+            raise UserError(f"cannot read the dataset {_describe(named)}: {first_line(error)}") from error
         self._check_shards(_describe(named), validate_hash)
         # Beside streaming's own files of this dataset, by the same rule for names.
         lock = Path(self._cache_filelock_path)
@@ -141,7 +141,7 @@ class StreamingProteinDataset(StreamingDataset):
                 self._cache_filelock.release()
             # Where another process told first, streaming only finds a state that it does not know.
             if self._shard_states[shard_id] != FAILED:
-                self._node_failure.tell(shard_id, _first_line(error))
+                self._node_failure.tell(shard_id, first_line(error))
             raise ShardError(self._node_failure.message()) from error
 
     def _check_shard(self, shard_id: int) -> None:
@@ -268,13 +268,9 @@ def _make_streams(
         try:
             made.append(CheckedStream(**{"split": split, "validate_hash": validate_hash, **arguments}))
         except (TypeError, ValueError) as error:
-            raise UserError(f"data.streams.{name}: {_first_line(error)}") from error
+            raise UserError(f"data.streams.{name}: {first_line(error)}") from error
     return made
 
 
 def _describe(places: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(str(place.get("remote") or place.get("local")) for place in places.values())
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,7 +10,7 @@ from streaming.base.world import World
 
 from plm_composer.data.checked_stream import CheckedStream
 from plm_composer.data.members import first_member
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 
 SEQUENCE_COLUMN = "sequence"
 
@@ -54,5 +54,4 @@ def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
     except UserError:
         raise
     except Exception as error:  # every store's client has its own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"cannot read the dataset {name}: {reason}") from error
+        raise UserError(f"cannot read the dataset {name}: {first_line(error)}") from error

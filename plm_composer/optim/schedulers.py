@@ -10,7 +10,7 @@ from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
 from composer.optim.scheduler import _convert_time
 
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 
 
 class LinearWithWarmupAndHoldScheduler(ComposerScheduler):
@@ -60,7 +60,7 @@ def check_scheduler(scheduler: ComposerScheduler, max_duration: int | str, batch
             warnings.simplefilter("ignore")  # The Trainer says it again.
             scheduler(state)
     except (ValueError, TypeError, AttributeError) as error:  # a number where a time or another number should be
-        raise UserError(f"scheduler: {next(iter(str(error).splitlines()), error)}") from error
+        raise UserError(f"scheduler: {first_line(error)}") from error
     except RuntimeError:
         if batches is not None:
             raise
