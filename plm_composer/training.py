@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from composer import Callback, Evaluator, Trainer
+from composer import Callback, Trainer
 from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 from composer.utils.parallelism import ParallelismConfig
@@ -24,15 +24,11 @@ from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
 from plm_composer.callbacks.whole_checkpoints import WholeCheckpointSaver
 from plm_composer.checkpoints import prepare_resume
-from plm_composer.checks import check_config, make_collator, make_scheduler, model_config
+from plm_composer.checks import check_config, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
-from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.loader import make_data_spec
-from plm_composer.data.reading import read_split
-from plm_composer.data.remote_cache import cache_places
 from plm_composer.errors import UserError
-from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.export import export_run
 from plm_composer.gloo import correct_fsdp_on_cpus
 from plm_composer.hardware import matmul_peak, prepare_cpu
@@ -48,6 +44,7 @@ from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.run_folder import RunFolder
 from plm_composer.sharding import make_sharding
+from plm_composer.training_data import Places, find_places, make_dataset, make_evaluation
 
 T = TypeVar("T")
 
@@ -69,7 +66,7 @@ def train(config: TrainConfig) -> int:
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
     _on_rank_zero(lambda: prepare_resume(config, folder))
     local = prepare_shards(config.data, config.progress_bar)
-    places = _on_rank_zero(lambda: _places(config, local))
+    places = _on_rank_zero(lambda: find_places(config, local))
     with loading_checkpoint(config, _saves_shards(config)):
         trainer = make_trainer(config, places, folder)
     assert trainer.state.max_duration is not None
@@ -97,12 +94,12 @@ def train(config: TrainConfig) -> int:
     return 0
 
 
-def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder: RunFolder) -> Trainer:
+def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trainer:
     """Builds every part and puts them together.
 
     Args:
         config: A checked config.
-        places: The datasets by name, each with ``streaming.Stream``'s ``local`` or ``remote`` or both, and its weight.
+        places: From ``find_places``.
         folder: The run folder, which exists.
     """
     device = get_device(config.device)
@@ -111,7 +108,7 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
         correct_fsdp_on_cpus()
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
-    train_set = _make_dataset(config, places)
+    train_set = make_dataset(config, places)
     train_spec = make_data_spec(
         train_set,
         num_workers=config.data.num_workers,
@@ -128,7 +125,7 @@ def make_trainer(config: TrainConfig, places: dict[str, dict[str, Any]], folder:
         return Trainer(
             model=model,
             train_dataloader=train_spec,
-            eval_dataloader=_make_evaluation(config, places, model),
+            eval_dataloader=make_evaluation(config, places, model),
             max_duration=config.max_duration,
             algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
             optimizers=make_optimizer(config, model),
@@ -206,56 +203,6 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
 def _saves_shards(config: TrainConfig) -> bool:
     fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
     return fsdp is not None and fsdp.state_dict_type == "sharded"
-
-
-def _places(config: TrainConfig, local: str | None) -> dict[str, dict[str, Any]]:
-    """The datasets; each remote one with the cache of its present content."""
-    data = config.data
-    named = data.streams or {"data": {"local": local, "remote": data.remote}}
-    splits = [data.train_split, *([data.val_split] if data.val_split else [])]
-    cached = cache_places(
-        list(named.values()), splits, download_retry=data.download_retry, download_timeout=data.download_timeout
-    )
-    return dict(zip(named, cached, strict=True))
-
-
-def _make_dataset(config: TrainConfig, places: dict[str, dict[str, Any]]) -> StreamingProteinDataset:
-    data = config.data
-    return StreamingProteinDataset(
-        make_collator(config),
-        split=data.train_split,
-        streams=places,
-        batch_size=config.global_train_batch_size // dist.get_world_size(),
-        shuffle=data.shuffle,
-        validate_hash=data.validate_hash,
-        shuffle_algo=data.shuffle_algo,
-        shuffle_block_size=data.shuffle_block_size,
-        num_canonical_nodes=data.num_canonical_nodes,
-        predownload=data.predownload,
-        cache_limit=data.cache_limit,
-        download_retry=data.download_retry,
-        download_timeout=data.download_timeout,
-    )
-
-
-def _make_evaluation(
-    config: TrainConfig, places: dict[str, dict[str, Any]], model: ESM2ComposerModel
-) -> Evaluator | None:
-    """The pinned evaluation on the validation split; None where the config says that there is none."""
-    data = config.data
-    if data.val_split is None:
-        return None
-    shared = {
-        "validate_hash": data.validate_hash,
-        "download_retry": data.download_retry,
-        "download_timeout": data.download_timeout,
-    }
-    to_read = [{"local": place.get("local"), "remote": place.get("remote"), **shared} for place in places.values()]
-    # The node's first process downloads and unpacks; the others find the files.
-    with dist.run_local_rank_zero_first():
-        proteins = read_split(to_read, data.val_split)
-    names = list(model.get_metrics(is_train=False))
-    return make_evaluator(proteins, config.eval_batch_tokens, names, dist.get_global_rank(), dist.get_world_size())
 
 
 def _build_all(kind: str, entries: dict[str, dict[str, Any] | None], registry: dict[str, Any]) -> list[Any]:
