@@ -6,20 +6,17 @@ import dataclasses
 import functools
 import itertools
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from commands import REPOSITORY, TINY, Run, WriteShards, run_in
 from object_store import ObjectStore, serve
 from streaming import MDSWriter
 
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
 from plm_composer.shards.convert import convert_fasta
 from plm_composer.shards.fasta import read_fasta
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +32,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no test data: set PLM_COMPOSER_TEST_DATA")
     return folder
-
-
-WriteShards = Callable[..., Path]
 
 
 @pytest.fixture
@@ -67,36 +61,6 @@ def write_shards(tmp_path: Path) -> WriteShards:
     return write
 
 
-TEST_TOKEN = "hunter2-hunter2"
-"""A secret in the environment of every command; nothing that a run leaves may hold it."""
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def run_in(
-    folder: Path, *command: str | Path, timeout: float = 300, variables: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command of the project as a user would, in a folder, with this interpreter's environment."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "120",
-        "PLM_TEST_TOKEN": TEST_TOKEN,
-        **(variables or {}),
-    }
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
 @pytest.fixture
 def run_command(tmp_path: Path) -> Run:
     """Runs a command of the project as a user would, in a scratch folder."""
@@ -117,25 +81,6 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [scratch / "train.fasta"], scratch / "shards", val_inputs=[scratch / "val.fasta"], processes=1, progress=False
     )
     return scratch
-
-
-TINY = (
-    "model.num_hidden_layers=2",
-    "model.hidden_size=32",
-    "model.num_attention_heads=4",
-    "model.intermediate_size=128",
-    "data.crop_length=64",
-    "data.num_workers=0",
-    "global_train_batch_size=16",
-    "scheduler.t_warmup=2ba",
-    "max_duration=6ba",
-    "save_interval=2ba",
-    "eval_interval=3ba",
-    "eval_subset_num_batches=1",
-    "progress_bar=false",
-    "precision=fp32",
-)
-"""Overrides that make any of the project's runs one of seconds, with the same numbers on any CPU."""
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TEST_TOKEN
+from commands import REPOSITORY, TEST_TOKEN
 
 from plm_composer.config import load_config, parse_config, to_yaml
 from plm_composer.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from commands import REPOSITORY
 
 from plm_composer.config import load_config
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import WriteShards
+from commands import WriteShards
 from object_store import ObjectStore
 
 from plm_composer.sample import TRAIN_FASTA

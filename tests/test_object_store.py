@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import run_in
+from commands import run_in
 from object_store import ObjectStore
 
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from commands import TINY
 
 from plm_composer.loading import load_model
 

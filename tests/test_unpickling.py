@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, run_in
+from commands import REPOSITORY, TINY, run_in
 from streaming import MDSWriter
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import torch_save_to_dcp

@@ -10,10 +10,8 @@ import pytest
 def read_split() -> Callable[[Path], list[bytes]]:
     """Reads the proteins of a split folder in order, as training does."""
     from streaming import StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
 
     def read(folder: Path) -> list[bytes]:
-        clean_stale_shared_memory()
         dataset = StreamingDataset(local=str(folder), shuffle=False, batch_size=1)
         return [dataset[i]["sequence"] for i in range(len(dataset))]
 

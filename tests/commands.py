@@ -1,0 +1,59 @@
+"""How tests run the project's commands, as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+WriteShards = Callable[..., Path]
+TINY = (
+    "model.num_hidden_layers=2",
+    "model.hidden_size=32",
+    "model.num_attention_heads=4",
+    "model.intermediate_size=128",
+    "data.crop_length=64",
+    "data.num_workers=0",
+    "global_train_batch_size=16",
+    "scheduler.t_warmup=2ba",
+    "max_duration=6ba",
+    "save_interval=2ba",
+    "eval_interval=3ba",
+    "eval_subset_num_batches=1",
+    "progress_bar=false",
+    "precision=fp32",
+)
+"""Overrides that make any of the project's runs one of seconds, with the same numbers on any CPU."""
+
+TEST_TOKEN = "hunter2-hunter2"
+"""A secret in the environment of every command; nothing that a run leaves may hold it."""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_in(
+    folder: Path, *command: str | Path, timeout: float = 300, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the project as a user would, in a folder, with this interpreter's environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+        "PLM_TEST_TOKEN": TEST_TOKEN,
+        **(variables or {}),
+    }
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
