@@ -1,51 +1,19 @@
-"""Which checkpoint a run continues from: the latest, or else the newest that is whole."""
+"""Which checkpoint of a local folder a run continues from: the latest, or else the newest that is whole."""
 
 from __future__ import annotations
 
 import re
-import sys
 import zipfile
 from pathlib import Path
 
-from composer.utils import format_name_with_dist
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run_folder import LATEST, RunFolder
+from plm_composer.run_folder import LATEST
 from plm_composer.unpickling import plain_values_only
 from plm_composer.whole_files import link_to
 
-_NAME = re.compile(r"ep(\d+)-ba(\d+)(-rank0\.pt)?")
-
-
-def prepare_resume(config: TrainConfig, folder: RunFolder) -> None:
-    """Makes sure that autoresume finds a whole checkpoint, and says on stderr where it is not the latest.
-
-    Composer alone would end with a traceback where the latest is damaged, and start from nothing where it is gone.
-    Called by rank 0 alone. Checkpoints in an object store are not looked at.
-
-    Args:
-        config: The run's.
-        folder: The run's.
-
-    Raises:
-        UserError: There are checkpoints, and none is whole; or there is a trained model, and no checkpoint.
-    """
-    if not config.autoresume or config.save_folder is None or "://" in config.save_folder:
-        return
-    checkpoints = Path(format_name_with_dist(config.save_folder, str(config.run_name)))
-    message = mend_latest(checkpoints)
-    if message is None and not (checkpoints / LATEST).exists():
-        if folder.export.is_dir():
-            raise UserError(
-                f"{checkpoints}: there is no checkpoint to continue from, and {folder.export} has a trained model; "
-                "put one back, or start over with autoresume=false save_overwrite=true"
-            )
-        if folder.metrics.exists():
-            message = f"{checkpoints}: the earlier start left no checkpoint; training starts from its beginning"
-    if message is not None:
-        print(f"autoresume: {message}", file=sys.stderr)
+CHECKPOINT_NAME = re.compile(r"ep(\d+)-ba(\d+)(-rank0\.pt)?")
 
 
 def mend_latest(folder: Path) -> str | None:
@@ -86,7 +54,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
     Args:
         folder: Where to look.
     """
-    found = [(match, path) for path in folder.glob("ep*-ba*") if (match := _NAME.fullmatch(path.name))]
+    found = [(match, path) for path in folder.glob("ep*-ba*") if (match := CHECKPOINT_NAME.fullmatch(path.name))]
     return [path for match, path in sorted(found, key=lambda entry: (-int(entry[0][2]), -int(entry[0][1])))]
 
 

@@ -21,7 +21,9 @@ Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if 
 Precision = Annotated[str, typer.Option(help="auto, fp32 or amp_bf16.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a batch.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load the checkpoint whole, and run whatever code it carries.")]
-Model = Annotated[Path, typer.Argument(help="A run folder, a checkpoint, or a Hugging Face folder.")]
+Model = Annotated[
+    str, typer.Argument(help="A run folder, a checkpoint, or a Hugging Face folder; of an object store, too.")
+]
 
 # Each command imports what it needs itself: torch and Composer take seconds, and `plm --help` needs neither.
 

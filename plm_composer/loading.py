@@ -20,6 +20,7 @@ from plm_composer.model.fair_esm import load_fair_esm
 from plm_composer.model.huggingface import load_huggingface
 from plm_composer.model.weight_files import read_torch_file
 from plm_composer.run_folder import RunFolder
+from plm_composer.stored_checkpoints import fetch_model
 from plm_composer.unpickling import plain_values_only
 
 _MODEL_PREFIX = "model."
@@ -32,12 +33,12 @@ class LoadedModel:
 
     Args:
         model: In evaluation mode, fp32, on the CPU.
-        source: The file or folder that was read.
+        source: The file, folder or address that was read.
         run: The config of the run that trained it, where the checkpoint tells.
     """
 
     model: ESM2
-    source: Path
+    source: Path | str
     run: TrainConfig | None = None
 
 
@@ -46,12 +47,17 @@ def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
 
     Args:
         path: A run folder (its last checkpoint, or else its export), a Composer checkpoint (a ``.pt`` file, or the
-            folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file.
+            folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file; or the address of one of
+            these, or of a run's ``save_folder``, in an object store.
         trust: Load whatever the files hold, code included; otherwise that is refused.
 
     Raises:
         UserError: There is nothing there that can be loaded, or it carries code.
     """
+    if "://" in str(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            loaded = load_model(fetch_model(str(path), Path(scratch)), trust)
+        return dataclasses.replace(loaded, source=str(path))
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such checkpoint or folder")

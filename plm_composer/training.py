@@ -23,11 +23,11 @@ from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
 from plm_composer.callbacks.whole_checkpoints import WholeCheckpointSaver
-from plm_composer.checkpoints import prepare_resume
 from plm_composer.checks import check_config, make_scheduler, model_config
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
 from plm_composer.data.loader import make_data_spec
+from plm_composer.data.workers import explain_killed_workers
 from plm_composer.errors import UserError
 from plm_composer.export import export_run
 from plm_composer.gloo import correct_fsdp_on_cpus
@@ -42,6 +42,7 @@ from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
+from plm_composer.resume import forget_downloaded, prepare_resume
 from plm_composer.run_folder import RunFolder
 from plm_composer.sharding import make_sharding
 from plm_composer.training_data import Places, find_places, make_dataset, make_evaluation
@@ -65,12 +66,14 @@ def train(config: TrainConfig) -> int:
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
     _on_rank_zero(lambda: prepare_resume(config, folder))
+    if dist.get_local_rank() == 0:
+        forget_downloaded(config)
     local = prepare_shards(config.data, config.progress_bar)
     places = _on_rank_zero(lambda: find_places(config, local))
     with loading_checkpoint(config, _saves_shards(config)):
         trainer = make_trainer(config, places, folder)
     assert trainer.state.max_duration is not None
-    with folder.explain_full_disk():
+    with folder.explain_full_disk(), explain_killed_workers():
         if trainer.state.timestamp < trainer.state.max_duration:
             try:
                 trainer.fit()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import REPOSITORY, TINY, Run, WriteShards, run_in
+from disks import Disk, SmallDisk, mount_disk
 from object_store import ObjectStore, serve
 from streaming import MDSWriter
 
@@ -108,6 +109,20 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     return FinishedRun(scratch, scratch / "runs" / "esm2_small", result.stdout)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Mounts a disk of the size that it is asked for."""
+    mounted: list[Disk] = []
+
+    def mount(size: str) -> Disk:
+        mounted.append(mount_disk(tmp_path / f"disk{len(mounted)}", size))
+        return mounted[-1]
+
+    yield mount
+    for disk in mounted:
+        disk.remove()
 
 
 @pytest.fixture(scope="session")

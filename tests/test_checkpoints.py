@@ -12,10 +12,9 @@ import torch
 import torch.distributed.checkpoint
 from interrupted_runs import DEADLINE, Run, same_weights
 
-from plm_composer.checkpoints import damage, find_checkpoints, mend_latest, prepare_resume
-from plm_composer.config import TrainConfig
+from plm_composer.checkpoints import damage, find_checkpoints, mend_latest
 from plm_composer.errors import UserError
-from plm_composer.run_folder import LATEST, RunFolder
+from plm_composer.run_folder import LATEST
 from plm_composer.whole_files import link_to
 
 
@@ -93,21 +92,6 @@ def test_a_link_to_nothing_is_not_a_new_run(folder: Path) -> None:
         path.unlink()
     with pytest.raises(UserError, match=r"ep0-ba10-rank0.pt is missing; no whole checkpoint is left"):
         mend_latest(folder)
-
-
-def test_a_first_start_is_silent_and_a_second_without_a_checkpoint_is_not(tmp_path: Path, capsys) -> None:
-    config = TrainConfig(run_name="x", autoresume=True, save_folder=str(tmp_path / "checkpoints"))
-    run = RunFolder(tmp_path)
-    prepare_resume(config, run)
-    assert capsys.readouterr().err == ""
-    run.metrics.write_text("{}\n")
-    prepare_resume(config, run)
-    assert capsys.readouterr().err == (
-        f"autoresume: {run.checkpoints}: the earlier start left no checkpoint; training starts from its beginning\n"
-    )
-    run.export.mkdir()
-    with pytest.raises(UserError, match=r"there is no checkpoint to continue from, and .*export has a trained model"):
-        prepare_resume(config, run)
 
 
 @pytest.fixture

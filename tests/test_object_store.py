@@ -97,6 +97,70 @@ def test_a_run_resumes_from_the_store_in_an_empty_folder(
     assert [line["batch"] for line in lines if "loss/train/total" in line] == [7, 8]
 
 
+def _resume(start: Start, repository: Path, tiny, dataset: str, folder: str, batches: int, run: str) -> str:
+    """Continues a run in this folder; gives stderr."""
+    overrides = [f"run_name={run}", "autoresume=true", f"max_duration={batches}ba"]
+    result = start("composer", *_train(repository, tiny, dataset, folder, *overrides))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stderr
+
+
+def _batches(scratch: Path, run: str) -> list[int]:
+    lines = [json.loads(line) for line in (scratch / "runs" / run / "metrics.jsonl").read_text().splitlines()]
+    return [line["batch"] for line in lines if "loss/train/total" in line]
+
+
+def test_a_run_on_the_same_machine_resumes_from_the_store_and_from_the_newest_whole_checkpoint(
+    object_store: ObjectStore, scratch: Path, start: Start, dataset: str, repository: Path, tiny
+) -> None:
+    folder = f"{object_store.make_bucket('checkpoints')}/again"
+    _resume(start, repository, tiny, dataset, folder, 2, "again")
+
+    assert "continuing from" not in _resume(start, repository, tiny, dataset, folder, 4, "again")
+    # What the last start downloaded, of batch 2, is not taken for the latest.
+
+    assert "continuing from" not in _resume(start, repository, tiny, dataset, folder, 6, "again")
+    assert _batches(scratch, "again") == [1, 2, 3, 4, 5, 6]
+
+    newest = f"{folder}/ep0-ba6-rank0.pt"
+    object_store.write(newest, object_store.read(newest)[:-100])
+    stderr = _resume(start, repository, tiny, dataset, folder, 8, "again")
+    assert f"autoresume: {newest} is damaged or cut short; continuing from ep0-ba4-rank0.pt" in stderr
+    object_store.remove(f"{folder}/latest-rank0.pt.symlink")
+    stderr = _resume(start, repository, tiny, dataset, folder, 10, "again")
+    assert f"autoresume: {folder}/latest-rank0.pt.symlink is missing; continuing from ep0-ba8-rank0.pt" in stderr
+    assert _batches(scratch, "again")[-6:] == [5, 6, 7, 8, 9, 10]
+
+    for name in object_store.names(folder):
+        if name.startswith("ep"):
+            object_store.write(f"{folder}/{name}", b"")
+    result = start("composer", *_train(repository, tiny, dataset, folder, "run_name=again", "autoresume=true"))
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "is empty; no whole checkpoint is left: put one back" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_is_loaded_from_a_checkpoint_in_the_store(
+    object_store: ObjectStore, scratch: Path, start: Start, trained: str
+) -> None:
+    export = next(scratch.glob("*runs/remote/export"))
+    for path in export.iterdir():
+        object_store.write(f"{trained}-export/{path.name}", path.read_bytes())
+    losses = []
+    for model in (trained, f"{trained}/ep0-ba6-rank0.pt", f"{trained}-export", export):
+        result = start("plm", "evaluate", model, "--data", VAL_FASTA, "--limit", "20", "--json")
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout)["model"] == str(model)
+        losses.append(json.loads(result.stdout)["loss"])
+    # The run was continued to batch 8 by a test before; its folder's latest is what was exported last.
+    assert losses[1:] == pytest.approx(losses[1:2] * 3, abs=1e-6)
+    result = start("plm", "evaluate", f"{trained}-nothing", "--data", VAL_FASTA)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {trained}-nothing: there is no checkpoint, run or Hugging Face folder"
+    )
+
+
 def test_a_model_is_evaluated_on_a_set_in_the_store(scratch: Path, start: Start, dataset: str, trained: str) -> None:
     folder = next(scratch.glob("*runs/remote/export"))
     remote = start("plm", "evaluate", folder, "--data", dataset, "--limit", "20", "--json")

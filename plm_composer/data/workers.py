@@ -1,10 +1,15 @@
-"""What the loader's processes do when the run is told to stop."""
+"""The loader's processes: what they do when the run is told to stop, and what a run says that has lost one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import threading
+from collections.abc import Iterator
+
+from plm_composer.errors import UserError
 
 
 def ignore_preemption(worker_id: int) -> None:
@@ -27,3 +32,21 @@ def _end_with(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+@contextlib.contextmanager
+def explain_killed_workers() -> Iterator[None]:
+    """Says what to do where a DataLoader lost a worker, by the kernel for want of memory above all.
+
+    Raises:
+        UserError: It did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if re.match(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)) is None:
+            raise
+        raise UserError(
+            "a process of the loader was killed, perhaps for want of memory; continue with autoresume=true, and with "
+            "a lower data.num_workers or data.prefetch_factor if it happens again"
+        ) from error

@@ -8,6 +8,10 @@ import signal
 import subprocess
 import sys
 from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+from interrupted_runs import DEADLINE, Run
 
 from plm_composer.data.workers import ignore_preemption
 
@@ -34,3 +38,29 @@ def test_only_the_training_process_ends_a_worker() -> None:
     worker.join(60)
     assert worker.exitcode == 0
     assert not done.is_set()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_line(small_set: Path, tiny: tuple[str, ...]) -> None:
+    overrides = ("data.num_workers=1", "max_duration=100000ba", "save_folder=null", "eval_interval=0")
+    run = Run(small_set, "killed-worker", (*tiny, *overrides))
+    process = run.start("autoresume=false")
+    run.wait_for_batch(process, 2)
+    os.kill(_worker_of(process.pid), signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 2, stdout + stderr
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: a process of the loader was killed, perhaps for want of memory; continue with autoresume=true, and "
+        "with a lower data.num_workers or data.prefetch_factor if it happens again"
+    ]
+    assert "Traceback" not in stderr
+
+
+def _worker_of(pid: int) -> int:
+    """The one child that was forked: it has its parent's command line."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    (worker,) = (child for child in children if Path(f"/proc/{child}/cmdline").read_bytes() == command)
+    return worker
