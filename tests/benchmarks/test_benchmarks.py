@@ -19,7 +19,7 @@ def run(repository: Path, tmp_path: Path, name: str, *arguments: str) -> list[di
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "| implementation" in result.stdout
+    assert "|--" in result.stdout  # a table
     return json.loads(rows.read_text())
 
 
@@ -46,6 +46,16 @@ def test_convert(repository, tmp_path) -> None:
     rows = run(repository, tmp_path, "convert", "--proteins", "500", "--repeats", "1")
     assert {row["input"] for row in rows} == {"plain", ".gz"}
     assert all(row["proteins_per_second"] > 0 for row in rows)
+
+
+def test_store(repository, tmp_path, small_set, tiny) -> None:
+    shards = str(small_set / "shards")
+    rows = run(
+        repository, tmp_path, "store", "--local", shards, "--remote", shards, "--batches", "4", "--warm-up", "1",
+        "--repeats", "1", *tiny,
+    )  # fmt: skip
+    assert [row["implementation"] for row in rows] == ["local", "remote"]
+    assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 
 @pytest.mark.slow
