@@ -56,7 +56,11 @@ def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
     """
     if "://" in str(path):
         with tempfile.TemporaryDirectory() as scratch:
-            loaded = load_model(fetch_model(str(path), Path(scratch)), trust)
+            copy = fetch_model(str(path), Path(scratch))
+            try:
+                loaded = load_model(copy, trust)
+            except UserError as error:
+                raise UserError(str(error).replace(str(copy), str(path))) from error
         return dataclasses.replace(loaded, source=str(path))
     path = Path(path)
     if not path.exists():

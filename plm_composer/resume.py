@@ -1,4 +1,4 @@
-"""What happens before a run continues: a whole checkpoint is found, and what is not as it should be is said."""
+"""What happens to checkpoints before a run: there is a place for them, and a whole one to continue from."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from plm_composer.run_folder import LATEST, RunFolder
 from plm_composer.stored_checkpoints import StoredFolder, mend_stored_latest
 
 
-def prepare_resume(config: TrainConfig, folder: RunFolder) -> None:
-    """Makes sure that autoresume finds a whole checkpoint, and says on stderr where it is not the latest.
+def prepare_checkpoints(config: TrainConfig, folder: RunFolder) -> None:
+    """Makes sure that a store takes checkpoints, and that autoresume finds a whole one.
 
-    Composer alone would end with a traceback where the latest is damaged, and start from nothing where it is gone.
+    Where that is not the latest, it says so on stderr. Composer alone would end with a traceback where the latest is
+    damaged, and start from nothing where it is gone.
     Called by rank 0 alone.
 
     Args:
@@ -26,13 +27,17 @@ def prepare_resume(config: TrainConfig, folder: RunFolder) -> None:
 
     Raises:
         UserError: There are checkpoints, and none is whole; or there is a trained model, and no checkpoint; or the
-            store of the checkpoints cannot be read.
+            store of the checkpoints cannot be read or written.
     """
-    if not config.autoresume or config.save_folder is None:
+    if config.save_folder is None:
         return
     place = format_name_with_dist(config.save_folder, str(config.run_name))
-    if "://" in place:
-        stored = StoredFolder(place)
+    stored = StoredFolder(place) if "://" in place else None
+    if stored is not None:
+        stored.check_writable()
+    if not config.autoresume:
+        return
+    if stored is not None:
         message, nothing = mend_stored_latest(stored), stored.is_empty()
     else:
         message, nothing = mend_latest(Path(place)), not Path(place, LATEST).exists()

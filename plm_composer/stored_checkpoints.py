@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from composer.utils import ObjectStore, parse_uri
-from composer.utils.file_helpers import maybe_create_object_store_from_uri
+from composer.utils.file_helpers import maybe_create_object_store_from_uri, validate_credentials
 
 from plm_composer.checkpoints import CHECKPOINT_NAME, damage
-from plm_composer.errors import UserError, first_line
+from plm_composer.errors import UserError
 from plm_composer.run_folder import LATEST
+from plm_composer.shards.remote import store_errors
 
 _LINK = f"{LATEST}.symlink"
 """A text with the name of the latest checkpoint's object: Composer's link, as stores have none."""
@@ -34,11 +33,16 @@ class StoredFolder:
         self.url = url.rstrip("/")
         backend, bucket, self._prefix = parse_uri(self.url)
         self._bucket = f"{backend}://{bucket}/"
-        with self._store_errors():
+        with store_errors(self.url):
             store = maybe_create_object_store_from_uri(self.url)
             assert store is not None, url
             self._store: ObjectStore = store
             self.names = frozenset(self._store.list_objects(self._prefix))
+
+    def check_writable(self) -> None:
+        """Writes what Composer writes to try a store out, which it does itself when the model is made already."""
+        with store_errors(self.url):
+            validate_credentials(self._store, self._within(".credentials_validated_successfully"))
 
     def is_empty(self) -> bool:
         """Whether there is neither a checkpoint nor a link to one."""
@@ -63,7 +67,7 @@ class StoredFolder:
 
     def link_to(self, name: str) -> None:
         """Has the link to the latest checkpoint name another object."""
-        with tempfile.TemporaryDirectory() as scratch, self._store_errors():
+        with tempfile.TemporaryDirectory() as scratch, store_errors(self.url):
             path = Path(scratch, _LINK)
             path.write_text(name)
             self._store.upload_object(self._within(_LINK), str(path))
@@ -77,14 +81,18 @@ class StoredFolder:
 
         Returns:
             The path.
+
+        Raises:
+            UserError: The store cannot be read, or a name would leave the folder.
         """
-        with self._store_errors():
+        with store_errors(self.url):
             if name in self.names:
                 self._store.download_object(name, str(path), overwrite=True)
                 return path
             for part in self.names:
-                if part.startswith(f"{name}/"):
-                    self._store.download_object(part, str(path / PurePosixPath(part).relative_to(name)), overwrite=True)
+                if not part.startswith(f"{name}/"):
+                    continue
+                self._store.download_object(part, str(path / path_within(name, part)), overwrite=True)
         return path
 
     def url_of(self, name: str) -> str:
@@ -94,14 +102,21 @@ class StoredFolder:
     def _within(self, name: str) -> str:
         return str(PurePosixPath(self._prefix, name))
 
-    @contextlib.contextmanager
-    def _store_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # every store's client has its own
-            raise UserError(
-                f"{self.url}: {first_line(error)}; check the address, the credentials and the network"
-            ) from error
+
+def path_within(folder: str, name: str) -> PurePosixPath:
+    """Where an object of a folder belongs in a copy of the folder.
+
+    Args:
+        folder: Object name of the folder.
+        name: Object name of what is in it.
+
+    Raises:
+        UserError: The name would leave the folder: stores may take any.
+    """
+    path = PurePosixPath(name).relative_to(folder)
+    if ".." in path.parts:
+        raise UserError(f"{name}: such an object could be written anywhere; remove it from the store")
+    return path
 
 
 def mend_stored_latest(folder: StoredFolder) -> str | None:
@@ -152,9 +167,8 @@ def fetch_model(url: str, scratch: Path) -> Path:
     """
     folder = StoredFolder(url)
     name = parse_uri(folder.url)[2]
-    place = scratch / (PurePosixPath(name).name or "model")
     if name in folder.names or any(f"{name}/{mark}" in folder.names for mark in _MARKS_OF_FOLDERS):
-        return folder.fetch(name, place)
+        return folder.fetch(name, scratch / "model")
     if (latest := folder.latest() or next(iter(folder.checkpoints()), None)) is not None:
-        return folder.fetch(latest, scratch / PurePosixPath(latest).name)
+        return folder.fetch(latest, scratch / "model")
     raise UserError(f"{url}: there is no checkpoint, run or Hugging Face folder")

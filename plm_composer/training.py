@@ -42,7 +42,7 @@ from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
-from plm_composer.resume import forget_downloaded, prepare_resume
+from plm_composer.resume import forget_downloaded, prepare_checkpoints
 from plm_composer.run_folder import RunFolder
 from plm_composer.sharding import make_sharding
 from plm_composer.training_data import Places, find_places, make_dataset, make_evaluation
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> int:
     check_config(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
-    _on_rank_zero(lambda: prepare_resume(config, folder))
+    _on_rank_zero(lambda: prepare_checkpoints(config, folder))
     if dist.get_local_rank() == 0:
         forget_downloaded(config)
     local = prepare_shards(config.data, config.progress_bar)

@@ -136,7 +136,7 @@ def test_a_store_that_stops_answering_ends_the_run(
         assert run.process.poll() is None, run.outcome(10)[1]
         os.sched_yield()
     with object_store.silent():
-        code, output = run.outcome(SECONDS_TO_GIVE_UP + 3 * 3 * 3)
+        code, output = run.outcome(SECONDS_TO_GIVE_UP + 3 * 3)
     assert code != 0
     assert f"error: shard {url}/train/shard." in output
     assert "Traceback" not in output

@@ -143,17 +143,28 @@ def test_a_run_on_the_same_machine_resumes_from_the_store_and_from_the_newest_wh
 def test_a_model_is_loaded_from_a_checkpoint_in_the_store(
     object_store: ObjectStore, scratch: Path, start: Start, trained: str
 ) -> None:
-    export = next(scratch.glob("*runs/remote/export"))
+    first = scratch / ("old_runs" if (scratch / "old_runs").exists() else "runs")  # moved by a test above
+    export = first / "remote" / "export"
     for path in export.iterdir():
         object_store.write(f"{trained}-export/{path.name}", path.read_bytes())
-    losses = []
-    for model in (trained, f"{trained}/ep0-ba6-rank0.pt", f"{trained}-export", export):
+
+    def loss_of(model: str | Path) -> float:
         result = start("plm", "evaluate", model, "--data", VAL_FASTA, "--limit", "20", "--json")
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout)["model"] == str(model)
-        losses.append(json.loads(result.stdout)["loss"])
-    # The run was continued to batch 8 by a test before; its folder's latest is what was exported last.
-    assert losses[1:] == pytest.approx(losses[1:2] * 3, abs=1e-6)
+        return float(json.loads(result.stdout)["loss"])
+
+    expected = pytest.approx(loss_of(export), abs=1e-6)
+    assert loss_of(f"{trained}/ep0-ba6-rank0.pt") == expected
+    assert loss_of(f"{trained}-export") == expected
+    object_store.write(f"{trained}-copy/ep0-ba2-rank0.pt", object_store.read(f"{trained}/ep0-ba2-rank0.pt"))
+    object_store.write(f"{trained}-copy/ep0-ba6-rank0.pt", object_store.read(f"{trained}/ep0-ba6-rank0.pt"))
+    assert loss_of(f"{trained}-copy") == expected
+
+    object_store.write(f"{trained}-copy/ep0-ba6-rank0.pt", b"half")
+    result = start("plm", "evaluate", f"{trained}-copy", "--data", VAL_FASTA)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == f"error: {trained}-copy: not a PyTorch file, or a damaged one"
     result = start("plm", "evaluate", f"{trained}-nothing", "--data", VAL_FASTA)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
@@ -169,6 +180,33 @@ def test_a_model_is_evaluated_on_a_set_in_the_store(scratch: Path, start: Start,
     assert json.loads(remote.stdout)["loss"] == pytest.approx(json.loads(local.stdout)["loss"], abs=1e-6)
 
 
+@pytest.mark.faults
+def test_a_sharded_run_falls_back_in_the_store(
+    object_store: ObjectStore, scratch: Path, start: Start, dataset: str, repository: Path, tiny
+) -> None:
+    folder = f"{object_store.make_bucket('checkpoints')}/sharded"
+
+    def run(batches: int) -> str:
+        overrides = (
+            "recipe=fsdp",
+            "fsdp_config.state_dict_type=sharded",
+            f"max_duration={batches}ba",
+            "eval_interval=0",
+        )
+        command = _train(repository, tiny, dataset, folder, *overrides, "run_name=sharded", "autoresume=true")
+        result = start("composer", "-n", "2", *command)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    run(4)
+    shard = f"{folder}/ep0-ba4/__1_0.distcp"
+    object_store.write(shard, object_store.read(shard)[:-1])
+    assert (
+        f"autoresume: {folder}/ep0-ba4 is not whole: __1_0.distcp is missing or cut short; continuing from ep0-ba2"
+    ) in run(6)
+    assert _batches(scratch, "sharded") == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize(
     ("variables", "bucket", "message"),
     [
@@ -179,9 +217,21 @@ def test_a_model_is_evaluated_on_a_set_in_the_store(scratch: Path, start: Start,
     ids=["secret", "bucket", "endpoint"],
 )
 def test_what_cannot_be_reached_is_one_line(
-    start: Start, dataset: str, repository: Path, tiny, variables: dict[str, str], bucket: str, message: str
+    start: Start,
+    dataset: str,
+    small_set: Path,
+    repository: Path,
+    tiny,
+    variables: dict[str, str],
+    bucket: str,
+    message: str,
 ) -> None:
+    local = ["python", repository / "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "run_name=unreachable",
+             f"data.local={small_set / 'shards'}"]  # fmt: skip
     commands = [
+        [*local, f"save_folder=s3://{bucket}/other"],
+        [*local, f"load_path=s3://{bucket}/other.pt"],
+        ["plm", "evaluate", f"s3://{bucket}/other", "--data", VAL_FASTA],
         ["python", *_train(repository, tiny, f"s3://{bucket}/sample", "none", "run_name=unreachable")],
         ["python", repository / "convert" / "fasta.py", VAL_FASTA, "--out", f"s3://{bucket}/other"],
     ]

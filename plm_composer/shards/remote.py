@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,13 +21,24 @@ def is_remote(out: str | Path) -> bool:
 
 
 @contextmanager
-def _store_errors(remote: str) -> Iterator[None]:
-    """Every store's client has its own exceptions; here they all mean that the user has to act."""
+def store_errors(remote: str) -> Iterator[None]:
+    """Every store's client has its own exceptions; here they all mean that the user has to act.
+
+    Args:
+        remote: The address, for the message.
+
+    Raises:
+        UserError: Something was raised.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(
+                f"{remote}: the disk here is full; free some space, or set TMPDIR to a larger one"
+            ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{remote}: {reason}; check the address, the credentials and the network") from error
 
@@ -48,7 +60,7 @@ def connect(remote: str, folder: Path, *, overwrite: bool) -> Any:
     # Slow to import, and needed for remote outputs alone.
     from streaming.base.storage.upload import CloudUploader
 
-    with _store_errors(remote):
+    with store_errors(remote):
         uploader = CloudUploader.get((str(folder), remote.rstrip("/")), keep_local=True, exist_ok=True)
         if overwrite:
             return uploader
@@ -77,7 +89,7 @@ def download(url: str, path: Path, *, attempts: int = 2, timeout: float = 60.0) 
     from streaming.base.storage import CloudDownloader
     from streaming.base.util import retry
 
-    with _store_errors(url):
+    with store_errors(url):
         downloader = CloudDownloader.get(url)
         retry(clean_up_fn=downloader.clean_up, num_attempts=attempts)(
             lambda: downloader.download(url, str(path), timeout)
@@ -99,7 +111,7 @@ def upload(uploader: Any, remote: str, folder: Path, on_file: Callable[[str], ob
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     indexes = [name for name in names if Path(name).name == INDEX_NAME]
     shards = [name for name in names if name not in indexes and name != MANIFEST_NAME]
-    with _store_errors(remote), ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:
+    with store_errors(remote), ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:
         for group in (shards, indexes, [MANIFEST_NAME]):
             for name, _ in zip(group, threads.map(uploader.upload_file, group), strict=True):
                 on_file(name)
