@@ -1,6 +1,6 @@
 # make train   train ESM2-8M on the bundled sample
 # make test    run all tests
-# make test-faults  the tests that kill, stop and damage things: ten minutes on two cores
+# make test-faults  the tests that kill, stop and damage things: twelve minutes on two cores
 # make lint    linter, formatter and type checker
 # make install the environment alone
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,10 +32,10 @@ def losses(folder: Path) -> dict[int, float]:
 def launch(finished_run, repository) -> Launch:
     """Runs train.py in so many processes; returns the run folder."""
 
-    def run(name: str, *overrides: str, processes: int = 1) -> Path:
+    def run(name: str, *overrides: str, processes: int = 1, base: Sequence[str] = TINY) -> Path:
         launcher = [sys.executable] if processes == 1 else ["composer", "-n", str(processes)]
         result = subprocess.run(
-            [*launcher, str(repository / "train.py"), str(repository / "yamls" / "esm2_small.yaml"), *TINY,
+            [*launcher, str(repository / "train.py"), str(repository / "yamls" / "esm2_small.yaml"), *base,
              f"run_name={name}", "save_num_checkpoints_to_keep=-1", *overrides],
             cwd=finished_run.scratch,
             env={
@@ -138,3 +138,13 @@ def test_tokens_are_counted_over_all_processes(ddp, finished_run) -> None:
         return {line["batch"]: line["tokens"] for line in lines}
 
     assert tokens(ddp) == tokens(finished_run.folder)
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_is_sharded_with_its_weights(launch, finished_run) -> None:
+    base = [override for override in TINY if not override.startswith("model.")]
+    model = f"model={{pretrained: {finished_run.folder / 'export'}}}"
+    one = launch("pretrained", model, base=base)
+    two = launch("pretrained-sharded", *SHARDED, model, base=base, processes=2)
+    assert losses(one)[1] < losses(finished_run.folder)[1]
+    assert losses(two) == pytest.approx(losses(one), abs=2e-5)
