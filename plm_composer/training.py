@@ -82,6 +82,7 @@ def train(config: TrainConfig) -> int:
                 raise UserError(f"compile_config: torch cannot compile here; leave it out ({reason})") from error
             if (batch := preemption.stopped_at(trainer.state.callbacks)) is not None:
                 trainer.close()
+                preemption.ignore_signals()
                 if dist.get_global_rank() == 0:
                     print(f"stopped by SIGTERM, saved at batch {batch}; continue with autoresume=true", file=sys.stderr)
                 return preemption.EXIT_CODE

@@ -82,6 +82,15 @@ class Preemption(Callback):
         os._exit(EXIT_CODE)
 
 
+def ignore_signals() -> None:
+    """Ignores SIGTERM from here on: all is saved.
+
+    The launcher sends it to the others when the first process has ended, and one that is ending would die of it: Python
+    gives up its own handlers at the end, and the run would report another exit code.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def stopped_at(callbacks: list[Callback]) -> int | None:
     """The batch at which SIGTERM ended the training, or None where it ran to its end.
 
