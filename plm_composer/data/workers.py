@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 
 from plm_composer.errors import UserError
@@ -43,10 +44,17 @@ def explain_killed_workers() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if re.match(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)) is None:
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if not _tells_of_a_lost_worker(error):
             raise
         raise UserError(
             "a process of the loader was killed, perhaps for want of memory; continue with autoresume=true, and with "
             "a lower data.num_workers or data.prefetch_factor if it happens again"
         ) from error
+
+
+def _tells_of_a_lost_worker(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        return re.match(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)) is not None
+    # Killed while it handed a batch over: multiprocessing speaks of a closed connection.
+    return any(frame.name == "_try_get_data" for frame in traceback.extract_tb(error.__traceback__))

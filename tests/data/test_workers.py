@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from interrupted_runs import DEADLINE, Run
 
-from plm_composer.data.workers import ignore_preemption
+from plm_composer.data.workers import explain_killed_workers, ignore_preemption
+from plm_composer.errors import UserError
 
 
 def _work(ready: Event, done: Event) -> None:
@@ -38,6 +39,19 @@ def test_only_the_training_process_ends_a_worker() -> None:
     worker.join(60)
     assert worker.exitcode == 0
     assert not done.is_set()
+
+
+def _try_get_data(error: Exception) -> None:
+    """By the name of the DataLoader's function that takes a batch from a worker."""
+    raise error
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError("Connection reset by peer")])
+def test_a_connection_that_a_killed_worker_closed_is_told_from_others(error: Exception) -> None:
+    with pytest.raises(UserError, match="a process of the loader was killed"), explain_killed_workers():
+        _try_get_data(error)
+    with pytest.raises(type(error)), explain_killed_workers():
+        raise error.with_traceback(None)
 
 
 @pytest.mark.slow
