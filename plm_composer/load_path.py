@@ -12,7 +12,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError, first_line
 from plm_composer.run_folder import LATEST
-from plm_composer.stored_checkpoints import StoredFolder
 from plm_composer.unpickling import plain_values_only
 
 
@@ -28,8 +27,6 @@ def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
         UserError: The checkpoint is of the other kind, carries code, is damaged, or does not fit the model.
     """
     key, path = _find(config)
-    if "://" in path:
-        StoredFolder(path)  # which says in one line where the store cannot be read
     _check_kind(key, path, sharded, config.load_trust)
     try:
         with plain_values_only(f"{key}: {path}", config.load_trust):

@@ -15,7 +15,7 @@ from plm_composer.stored_checkpoints import StoredFolder, mend_stored_latest
 
 
 def prepare_checkpoints(config: TrainConfig, folder: RunFolder) -> None:
-    """Makes sure that a store takes checkpoints, and that autoresume finds a whole one.
+    """Makes sure that stores of checkpoints can be used, and that autoresume finds a whole one.
 
     Where that is not the latest, it says so on stderr. Composer alone would end with a traceback where the latest is
     damaged, and start from nothing where it is gone.
@@ -29,6 +29,8 @@ def prepare_checkpoints(config: TrainConfig, folder: RunFolder) -> None:
         UserError: There are checkpoints, and none is whole; or there is a trained model, and no checkpoint; or the
             store of the checkpoints cannot be read or written.
     """
+    if config.load_path is not None and "://" in config.load_path:
+        StoredFolder(config.load_path)  # which says in one line why a store cannot be read
     if config.save_folder is None:
         return
     place = format_name_with_dist(config.save_folder, str(config.run_name))
