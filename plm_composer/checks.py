@@ -13,6 +13,8 @@ from composer.optim import ComposerScheduler
 from composer.utils import dist
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.budget.duration import parse_duration
+from plm_composer.budget.plan import PROVISIONAL_BATCHES
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.components import build, check_arguments, look_up, suggestion
 from plm_composer.config import TrainConfig
@@ -55,6 +57,8 @@ def check_config(config: TrainConfig) -> None:
             target = look_up(f"{kind}.{name}", name, registry, refused)
             if arguments is not None:
                 check_arguments(f"{kind}.{name}", target, arguments)
+    if config.budget is not None:
+        parse_duration("budget", config.budget)
     _check_times(config)
     _check_schedule(config)
     _check_sizes(config)
@@ -147,7 +151,7 @@ def _check_times(config: TrainConfig) -> None:
 
 def _check_schedule(config: TrainConfig) -> None:
     """Composer compares a warm-up with the schedule's end, which takes one unit; epochs it turns into batches."""
-    whole = ensure_time(config.max_duration, "ep").unit.value
+    whole = ensure_time(planned_duration(config), "ep").unit.value
 
     def unit(key: str, default: str) -> str:
         value = config.scheduler.get(key, default)
@@ -163,7 +167,12 @@ def _check_schedule(config: TrainConfig) -> None:
             f"scheduler.t_warmup is {config.scheduler['t_warmup']!r}, counted in {warmup}, and the schedule ends in "
             f"{end}; give both in one unit, or the warm-up as a share such as 0.05dur"
         )
-    check_scheduler(make_scheduler(config), config.max_duration)
+    check_scheduler(make_scheduler(config), planned_duration(config))
+
+
+def planned_duration(config: TrainConfig) -> int | str:
+    """How long a run is to train, as far as its config tells: with a budget, the speed will say."""
+    return config.max_duration if config.budget is None else f"{PROVISIONAL_BATCHES}ba"
 
 
 def make_scheduler(config: TrainConfig) -> ComposerScheduler:

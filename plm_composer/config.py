@@ -76,6 +76,8 @@ class TrainConfig:
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     scheduler: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "constant"})
     max_duration: Size = "1ep"
+    budget: Optional[str] = None  # noqa: UP045
+    """Wall-clock time from the start of the process to its end, such as ``24h``, in place of ``max_duration``."""
     global_train_batch_size: int = 256
     """Proteins of one optimizer step, over all devices."""
     device_train_microbatch_size: Optional[Size] = None  # noqa: UP045

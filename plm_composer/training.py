@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -18,12 +19,15 @@ from torch._dynamo.exc import BackendCompilerFailed
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.automatic_conversion import prepare_shards
+from plm_composer.budget.duration import parse_duration
+from plm_composer.budget.ledger import Ledger, open_ledger, process_start
 from plm_composer.callbacks import CALLBACKS, preemption
 from plm_composer.callbacks.batch_seed import BatchSeed
+from plm_composer.callbacks.budget import Budget
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
 from plm_composer.callbacks.whole_checkpoints import WholeCheckpointSaver
-from plm_composer.checks import check_config, make_scheduler, model_config
+from plm_composer.checks import check_config, make_scheduler, model_config, planned_duration
 from plm_composer.components import build
 from plm_composer.config import TrainConfig, to_yaml
 from plm_composer.data.loader import make_data_spec
@@ -65,13 +69,18 @@ def train(config: TrainConfig) -> int:
     check_config(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
+    ledger = _on_rank_zero(lambda: _open_ledger(config, folder))
+    if dist.get_global_rank() != 0:
+        ledger.path = None  # one keeps it for all
     _on_rank_zero(lambda: prepare_checkpoints(config, folder))
     if dist.get_local_rank() == 0:
         forget_downloaded(config)
+    ledger.charge("conversion")
     local = prepare_shards(config.data, config.progress_bar)
+    ledger.charge("start-up")
     places = _on_rank_zero(lambda: find_places(config, local))
     with loading_checkpoint(config, _saves_shards(config)):
-        trainer = make_trainer(config, places, folder)
+        trainer = make_trainer(config, places, folder, ledger)
     assert trainer.state.max_duration is not None
     with folder.explain_full_disk(), explain_killed_workers():
         if trainer.state.timestamp < trainer.state.max_duration:
@@ -82,6 +91,7 @@ def train(config: TrainConfig) -> int:
                 raise UserError(f"compile_config: torch cannot compile here; leave it out ({reason})") from error
             if (batch := preemption.stopped_at(trainer.state.callbacks)) is not None:
                 trainer.close()
+                ledger.write()
                 preemption.ignore_signals()
                 if dist.get_global_rank() == 0:
                     print(f"stopped by SIGTERM, saved at batch {batch}; continue with autoresume=true", file=sys.stderr)
@@ -89,22 +99,28 @@ def train(config: TrainConfig) -> int:
         elif trainer.state.evaluators:
             trainer.eval()  # A finished run that is started again: nothing is left to train.
         scores = _validation_scores(trainer)
+        ledger.charge("export")
         if config.export:
             model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
             export_run(model.model, config, folder.export, scores)
+    ledger.charge("exit")
     trainer.close()
     if dist.get_global_rank() == 0:
         print(folder.summary(scores))
+        if config.budget is not None:
+            print(f"\n{ledger.summary()}")
+    ledger.finish()
     return 0
 
 
-def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trainer:
+def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger: Ledger) -> Trainer:
     """Builds every part and puts them together.
 
     Args:
         config: A checked config.
         places: From ``find_places``.
         folder: The run folder, which exists.
+        ledger: What the run has spent.
     """
     device = get_device(config.device)
     if device.name == "cpu":
@@ -121,7 +137,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
         microbatch_tokens=config.device_train_microbatch_tokens,
     )
     scheduler = make_scheduler(config)
-    check_scheduler(scheduler, config.max_duration, len(train_spec.dataloader))
+    check_scheduler(scheduler, planned_duration(config), len(train_spec.dataloader))
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
     fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
@@ -130,13 +146,14 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
             model=model,
             train_dataloader=train_spec,
             eval_dataloader=make_evaluation(config, places, model),
-            max_duration=config.max_duration,
+            max_duration=planned_duration(config),
             algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
             optimizers=make_optimizer(config, model),
             schedulers=scheduler,
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
+                *([Budget(ledger)] if config.budget is not None else []),
                 BatchSeed(config.seed),
                 # Without a checkpoint there would be nothing to wait for.
                 *([preemption.Preemption(config.preemption_grace)] if config.save_folder else []),
@@ -202,6 +219,11 @@ def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.O
     groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
     optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
     return optimizer
+
+
+def _open_ledger(config: TrainConfig, folder: RunFolder) -> Ledger:
+    budget = math.inf if config.budget is None else parse_duration("budget", config.budget)
+    return open_ledger(folder.path, budget, config.autoresume, process_start())
 
 
 def _saves_shards(config: TrainConfig) -> bool:

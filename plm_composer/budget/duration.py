@@ -1,0 +1,44 @@
+"""Durations as people write them."""
+
+from __future__ import annotations
+
+import pandas
+
+from plm_composer.errors import UserError
+
+
+def parse_duration(key: str, value: str) -> float:
+    """Reads a duration such as ``24h``, ``90min``, ``1h30min`` or ``300s``.
+
+    Args:
+        key: Where it stands, for messages.
+        value: What ``pandas.Timedelta`` reads, with a unit.
+
+    Returns:
+        Seconds, above 0.
+
+    Raises:
+        UserError: It is no duration, or has no unit.
+    """
+    try:
+        if value.strip().replace(".", "", 1).isdigit():  # pandas would take nanoseconds
+            raise ValueError
+        seconds = float(pandas.Timedelta(value).total_seconds())
+    except (ValueError, OverflowError):
+        raise UserError(f"{key} is {value!r}; write a duration such as 24h, 90min, 1h30min or 300s") from None
+    if not seconds > 0:  # NaT included
+        raise UserError(f"{key} is {value!r}; it must be above 0 seconds")
+    return seconds
+
+
+def describe_duration(seconds: float) -> str:
+    """Writes seconds for people, such as ``1 h 02 min 03.4 s``.
+
+    Args:
+        seconds: At least 0.
+    """
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min {rest:04.1f} s"
+    return f"{minutes} min {rest:04.1f} s" if minutes else f"{rest:.1f} s"

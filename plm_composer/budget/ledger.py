@@ -1,0 +1,155 @@
+"""The ledger of a run with a budget: what was charged for what, over all of its starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from plm_composer.budget.duration import describe_duration
+from plm_composer.errors import UserError
+from plm_composer.whole_files import replacing
+
+FILE_NAME = "ledger.json"
+CATEGORIES = ("start-up", "conversion", "calibration", "training", "evaluation", "checkpoints", "export", "exit")
+_WRITE_EVERY = 0.5
+"""Seconds. What a killed run has spent since it last wrote is not charged to the next start."""
+
+
+@dataclasses.dataclass
+class Ledger:
+    """Charges wall-clock time to categories, one at a time, from the start of the process.
+
+    Args:
+        path: The file to keep; None keeps none (ranks other than 0).
+        budget: Seconds for all starts together.
+        started: ``clock``'s reading when this start's process began.
+        earlier: Seconds by category that earlier starts were charged.
+        clock: Seconds, as ``time.time``.
+    """
+
+    path: Path | None
+    budget: float
+    started: float
+    earlier: dict[str, float] = dataclasses.field(default_factory=dict)
+    clock: Callable[[], float] = time.time
+    batches: int = 0
+    """Batches trained, of all starts."""
+
+    def __post_init__(self) -> None:
+        self._charged = dict.fromkeys(CATEGORIES, 0.0)
+        self._category = CATEGORIES[0]
+        self._since = self.started
+        self._written = 0.0
+        self._finished = False
+
+    @property
+    def category(self) -> str:
+        """What time is charged to now."""
+        return self._category
+
+    def charge(self, category: str) -> str:
+        """Charges the time from now on to a category.
+
+        Args:
+            category: One of ``CATEGORIES``.
+
+        Returns:
+            The category before.
+        """
+        before, now = self._category, self.clock()
+        self._charged[before] += now - self._since
+        self._category, self._since = category, now
+        if now - self._written > _WRITE_EVERY:
+            self.write()
+        return before
+
+    def spent(self) -> float:
+        """Seconds charged so far, earlier starts included."""
+        return sum(self.earlier.values()) + self.clock() - self.started
+
+    def left(self) -> float:
+        """Seconds of the budget that are left, below 0 where it is overdrawn."""
+        return self.budget - self.spent()
+
+    def entries(self) -> dict[str, float]:
+        """Seconds by category, over all starts, up to now."""
+        running = self.clock() - self._since
+        return {
+            name: self.earlier.get(name, 0.0) + self._charged[name] + running * (name == self._category)
+            for name in CATEGORIES
+        }
+
+    def write(self) -> None:
+        """Brings the file up to date."""
+        self._written = self.clock()
+        if self.path is None:
+            return
+        entries = self.entries()
+        content = {
+            "budget": self.budget,
+            "charged": round(sum(entries.values()), 3),
+            "finished": self._finished,
+            "batches": self.batches,
+            "entries": {name: round(seconds, 3) for name, seconds in entries.items()},
+        }
+        with replacing(self.path) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n")
+
+    def finish(self) -> None:
+        """Brings the file up to date for the last time."""
+        self._finished = True
+        self.write()
+
+    def summary(self) -> str:
+        """One line: the budget, what was charged, and for what."""
+        entries = {name: seconds for name, seconds in self.entries().items() if seconds >= 0.05}
+        parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in entries.items())
+        total = describe_duration(sum(entries.values()))
+        return f"{'budget':<12}{describe_duration(self.budget)}, charged {total}: {parts}"
+
+
+def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> Ledger:
+    """Opens the ledger of a run.
+
+    Args:
+        folder: The run's.
+        budget: Seconds for all starts together; infinite where the run has none, and then no file is kept.
+        resumes: Whether what earlier starts spent counts.
+        started: When this start's process began, in seconds since the epoch.
+
+    Raises:
+        UserError: What earlier starts spent cannot be read.
+    """
+    path = folder / FILE_NAME
+    if math.isinf(budget):
+        return Ledger(None, budget, started)
+    if not resumes or not path.is_file():
+        return Ledger(path, budget, started)
+    try:
+        content = json.loads(path.read_text())
+        earlier = {name: float(content["entries"][name]) for name in CATEGORIES}
+        ended = bool(content["finished"]) and float(content["budget"]) == budget
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read, so that it is unknown what the run has spent; restore it, or start another run"
+        ) from error
+    # A run that is started again after its end only says how it ended.
+    return Ledger(None if ended else path, budget, started, earlier)
+
+
+def process_start() -> float:
+    """When the command was started, in seconds since the epoch: the launcher, where one started this process."""
+    process = psutil.Process()
+    try:
+        parent = process.parent()
+        if parent is not None and any(Path(word).name == "composer" for word in parent.cmdline()[:2]):
+            return float(parent.create_time())
+    except psutil.Error:  # gone, or another user's
+        pass
+    return float(process.create_time())

@@ -1,0 +1,169 @@
+"""Fits a training into a budget of wall-clock time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from composer import Callback, Logger, State
+from composer.core import Time
+from composer.core.precision import get_precision_context
+from composer.utils import dist
+
+from plm_composer.budget.ledger import Ledger
+from plm_composer.budget.plan import Reserve, StepTimes, plan_batches
+from plm_composer.data.batches import count_tokens
+from plm_composer.errors import UserError
+
+_WRITTEN_PER_SECOND = 200e6
+"""Bytes of a checkpoint or an export, assumed until one was written."""
+_FILE_SECONDS = 0.3
+_CHECKPOINT_SIZE = 3
+"""Over the model's: with Adam's two moments."""
+_LEAST_CHECKPOINT = 0.05
+"""Seconds; below, none was due."""
+_CALIBRATION_BATCHES = 3
+"""Evaluation batches whose time tells how long the whole evaluation will take."""
+_EXIT_SECONDS = 1.5
+"""From the export to the end of the process, the launcher's included."""
+_SLACK_SHARE, _SLACK_SECONDS = 0.003, 1.0
+
+
+class Budget(Callback):
+    """Plans after every batch at which batch the training ends, and keeps the ledger.
+
+    The plan is ``state.max_duration``, in batches: all that goes by ``dur`` follows it, the learning rate above all,
+    so that a training ends fully decayed. It is made of the mean time of the latest batches, and leaves room for the
+    evaluation, the checkpoint and the export at the end. Rank 0 plans for all. Two runs in one budget are not the same
+    to the bit, since a machine's speed is not.
+
+    It must stand first among the callbacks, so that what the others do is charged to the right entry.
+
+    Args:
+        ledger: Rank 0's keeps the file.
+        slack: Share of the budget to keep, beside a second.
+    """
+
+    def __init__(self, ledger: Ledger, slack: float = _SLACK_SHARE) -> None:
+        self.ledger = ledger
+        self._steps = StepTimes()
+        self._asked = 0.0
+        self._reserve = Reserve(0.0, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget)
+        self._charged_before = ledger.category
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ledger, for where its file is lost, and the speed so far."""
+        return {"entries": self.ledger.entries(), "step": self._steps.mean()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint knows to be charged, unless the file knows of more."""
+        self._steps = StepTimes(expected=state["step"])
+        if sum(state["entries"].values()) > sum(self.ledger.earlier.values()):
+            self.ledger.earlier = dict(state["entries"])
+
+    def after_load(self, state: State, logger: Logger) -> None:
+        """Estimates what has to be kept for the end, and makes the first plan.
+
+        Raises:
+            UserError: The budget leaves no time to train.
+        """
+        del logger
+        self.ledger.charge("calibration")
+        size = sum(parameter.numel() * parameter.element_size() for parameter in state.model.parameters())
+        self._reserve.checkpoint = _FILE_SECONDS + _CHECKPOINT_SIZE * size / _WRITTEN_PER_SECOND
+        self._reserve.export = _FILE_SECONDS + size / _WRITTEN_PER_SECOND
+        self._reserve.evaluation = _estimate_evaluation(state)
+        self._plan(state)
+        self.ledger.charge("start-up")
+        if state.max_duration == Time(0, "ba"):
+            raise UserError(
+                f"budget: {self.ledger.budget:g} s are too few to train: {self.ledger.spent():.0f} s have passed "
+                f"before the first batch, and {self._reserve.total():.0f} s are kept for the end; give more"
+            )
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """From here on it is training."""
+        del state, logger
+        self.ledger.charge("training")
+
+    def before_dataloader(self, state: State, logger: Logger) -> None:
+        """Starts a batch's clock."""
+        del state, logger
+        self._end_checkpoint()
+        self._asked = time.perf_counter()
+
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Counts the batch in and plans anew."""
+        self._steps.add(time.perf_counter() - self._asked)
+        self.ledger.batches = int(state.timestamp.batch)
+        self.ledger.charge("training")  # writes the file, if it is time
+        self._plan(state)
+        assert state.max_duration is not None
+        logger.log_metrics({"budget/planned_batches": state.max_duration.value})
+
+    def eval_start(self, state: State, logger: Logger) -> None:
+        """Charges the evaluation."""
+        del state, logger
+        self._charged_before = self.ledger.charge("evaluation")
+        self._asked = time.perf_counter()
+
+    def eval_end(self, state: State, logger: Logger) -> None:
+        """From now on it is known what an evaluation takes."""
+        del state, logger
+        self._reserve.evaluation = time.perf_counter() - self._asked
+        self.ledger.charge(self._charged_before)
+
+    def batch_checkpoint(self, state: State, logger: Logger) -> None:
+        """Charges the checkpoint, if one is due."""
+        del state, logger
+        self._asked = time.perf_counter()
+        self.ledger.charge("checkpoints")
+
+    def epoch_checkpoint(self, state: State, logger: Logger) -> None:
+        """As after a batch."""
+        self._end_checkpoint()
+        self.batch_checkpoint(state, logger)
+
+    def fit_end(self, state: State, logger: Logger) -> None:
+        """The last checkpoint is written."""
+        del state, logger
+        self._end_checkpoint()
+
+    def _end_checkpoint(self) -> None:
+        if self.ledger.category != "checkpoints":
+            return
+        taken = time.perf_counter() - self._asked
+        self.ledger.charge("training")
+        if taken > _LEAST_CHECKPOINT:
+            self._reserve.checkpoint = taken
+
+    def _plan(self, state: State) -> None:
+        planned = plan_batches(
+            int(state.timestamp.batch), self.ledger.left(), self._reserve.total(), self._steps.mean()
+        )
+        if dist.get_world_size() > 1:
+            agreed = state.device.tensor_to_device(torch.tensor(planned))
+            dist.broadcast(agreed, src=0)
+            planned = int(agreed)
+        state.max_duration = Time(planned, "ba")
+
+
+def _estimate_evaluation(state: State) -> float:
+    """Seconds of the whole evaluation, from a few of its batches."""
+    seconds = 0.0
+    training = state.model.training
+    state.model.eval()
+    for evaluator in state.evaluators:
+        batches = list(evaluator.dataloader.dataloader)
+        every = max(1, len(batches) // _CALIBRATION_BATCHES)
+        chosen = batches[every // 2 :: every]
+        start = time.perf_counter()
+        for batch in chosen:
+            with torch.no_grad(), get_precision_context(state.precision):
+                state.model(state.device.batch_to_device(batch))
+        taken = time.perf_counter() - start
+        whole, part = (sum(count_tokens(batch)["total"] for batch in some) for some in (batches, chosen))
+        seconds += taken * whole / part
+    state.model.train(training)
+    return seconds

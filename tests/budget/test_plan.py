@@ -1,0 +1,52 @@
+"""How many batches fit."""
+
+import pytest
+
+from plm_composer.budget.plan import PROVISIONAL_BATCHES, StepTimes, plan_batches
+
+
+@pytest.mark.parametrize(
+    ("left", "step", "planned"),
+    [
+        (100.0, 1.0, 10 + 90),
+        (100.0, 0.9, 10 + 100),
+        (11.6, 1.0, 10 + 1),
+        (11.4, 1.0, 10),  # might not fit
+        (9.0, 1.0, 10),
+        (-5.0, 1.0, 10),
+        (100.0, None, 10 + PROVISIONAL_BATCHES),
+        (9.0, None, 10),
+    ],
+)
+def test_what_is_left_is_used_and_never_more(left: float, step: float | None, planned: int) -> None:
+    assert plan_batches(10, left, reserve=10.0, step=step) == planned
+
+
+def test_a_plan_that_is_made_anew_after_each_batch_ends_in_time() -> None:
+    times = StepTimes()
+    clock, batch, planned = 0.0, 0, 1
+    while batch < planned:
+        taken = 5.0 if batch == 0 else (1.0 + 0.3 * (batch % 3) + (0.5 if batch > 200 else 0.0))
+        clock, batch = clock + taken, batch + 1
+        times.add(taken)
+        planned = plan_batches(batch, 600.0 - clock, 20.0, times.mean())
+    assert 575 < clock <= 580
+
+
+def test_the_first_batches_do_not_count() -> None:
+    times = StepTimes()
+    assert times.mean() is None
+    times.add(60.0)
+    assert times.mean() == 60
+    times.add(30.0)
+    times.add(1.0)
+    times.add(2.0)
+    assert times.mean() == 1.5
+
+
+def test_an_earlier_start_knows_the_speed() -> None:
+    times = StepTimes(expected=2.0)
+    assert times.mean() == 2
+    for seconds in (60.0, 30.0, 1.0):
+        times.add(seconds)
+    assert times.mean() == 1

@@ -1,0 +1,78 @@
+"""A run with a budget ends inside of it, decayed, evaluated and exported, whatever happened to it in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import REPOSITORY, TINY, Run
+
+from plm_composer.budget.ledger import FILE_NAME
+
+COMMAND = (REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml")
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -> None:
+    overrides = [*TINY, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
+                 "scheduler.t_warmup=0.1dur"]  # fmt: skip
+    folder = tmp_path / "runs" / "esm2_small"
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, COMMAND), *overrides, "budget=1h"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not (folder / "checkpoints" / "latest-rank0.pt").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    spent = time.monotonic() - start
+    assert process.returncode == -signal.SIGKILL
+
+    budget = round(3 * spent + 10)  # by the speed of this machine, and of what else it does
+    start = time.monotonic()
+    result = run_command(sys.executable, *COMMAND, *overrides, f"budget={budget}s")
+    spent += time.monotonic() - start
+    assert result.returncode == 0, result.stdout + result.stderr
+    ledger = json.loads((folder / FILE_NAME).read_text())
+    assert ledger["finished"]
+    assert ledger["charged"] <= spent <= ledger["budget"] == budget
+    assert spent > 0.8 * budget
+    for entry in ("start-up", "training", "evaluation", "checkpoints", "export"):
+        assert ledger["entries"][entry] > 0, entry
+    assert "budget      " in result.stdout
+
+    lines = metrics(folder)
+    rates = [line["lr-AdamW/group0"] for line in lines if "lr-AdamW/group0" in line]
+    assert max(rates) > 0.5 * 6e-4
+    assert rates[-1] < 0.05 * max(rates)  # decayed
+    trained = max(line["batch"] for line in lines)
+    assert trained == ledger["batches"] > 50
+    assert lines[-1]["batch"] == trained
+    assert any("metrics/eval/masked_nll" in line for line in lines if line["batch"] == trained)
+    assert (folder / "export" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("budget=1s", "budget: 1 s are too few to train: "),
+        ("budget=24", "budget is '24'; write a duration such as 24h"),
+    ],
+)
+def test_a_budget_of_nothing_is_one_line(run_command: Run, override: str, message: str) -> None:
+    result = run_command(sys.executable, *COMMAND, *TINY, override)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
