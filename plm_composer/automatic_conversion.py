@@ -28,12 +28,16 @@ def prepare_shards(data: DataConfig, progress: bool = True) -> str | None:
         The folder of the shards: ``data.local``, or ``data/<name of the FASTA>`` where only the FASTA is given.
 
     Raises:
-        UserError: The conversion failed, or the folder holds the shards of another FASTA.
+        UserError: The conversion failed, or the folder holds the shards of other proteins.
     """
     if data.fasta is None:
+        if data.val_fasta is not None:
+            raise UserError("data.val_fasta belongs to data.fasta, which is missing; shards have their own val split")
         return data.local
     bundled = data.fasta == BUNDLED_SAMPLE
     train, val = ([TRAIN_FASTA], [VAL_FASTA]) if bundled else ([Path(data.fasta)], [])
+    if data.val_fasta is not None:
+        val = [Path(data.val_fasta)]
     out = Path(data.local or f"data/{data.fasta if bundled else train[0].name.split('.')[0]}")
     published = out / "manifest.json"
     if dist.get_local_rank() == 0 and not published.exists():
@@ -52,6 +56,6 @@ def _check_source(out: Path, inputs: list[Path]) -> None:
         size = path.stat().st_size if path.exists() else made_from.get(path.name)
         if made_from.get(path.name) != size or size is None:
             raise UserError(
-                f"{out} holds the shards of another FASTA than {path}; name another folder with data.local, or "
+                f"{out} holds the shards of other proteins than {path}; name another folder with data.local, or "
                 "convert it again with convert/fasta.py --overwrite"
             )

@@ -29,6 +29,8 @@ class DataConfig:
 
     fasta: Optional[str] = None  # noqa: UP045
     """FASTA to convert into ``local`` where no shards are there yet; ``sample`` is the bundled one."""
+    val_fasta: Optional[str] = None  # noqa: UP045
+    """FASTA whose proteins are the validation set of ``fasta``; by default a share of ``fasta`` itself."""
     local: Optional[str] = None  # noqa: UP045
     """Folder with the shards of ``convert/``, or the cache of ``remote``."""
     remote: Optional[str] = None  # noqa: UP045
@@ -133,7 +135,7 @@ REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
 """Sections that a layer naming another ``name`` (or a ``pretrained`` model) replaces as a whole: arguments of one
 class rarely fit another."""
 
-DATA_SOURCES = ("fasta", "local", "remote", "streams")
+DATA_SOURCES = ("fasta", "val_fasta", "local", "remote", "streams")
 """Keys of ``data`` that say where proteins come from: a layer that sets one resets those that it does not set."""
 
 

@@ -41,6 +41,20 @@ def test_the_bundled_sample_is_converted_once(scratch: Path) -> None:
 def test_another_fasta_of_the_same_name_is_noticed(scratch: Path) -> None:
     first, second = _write_fasta(scratch / "a" / "mine.fasta", 1), _write_fasta(scratch / "b" / "mine.fasta", 2)
     assert prepare_shards(DataConfig(fasta=str(first)), progress=False) == "data/mine"
-    with pytest.raises(UserError, match="data/mine holds the shards of another FASTA"):
+    with pytest.raises(UserError, match="data/mine holds the shards of other proteins"):
         prepare_shards(DataConfig(fasta=str(second)), progress=False)
     assert prepare_shards(DataConfig(fasta=str(second), local="other"), progress=False) == "other"
+
+
+def test_the_validation_set_may_be_a_file_of_its_own(scratch: Path) -> None:
+    train, val = _write_fasta(scratch / "train.fasta", 1), _write_fasta(scratch / "val.fasta", 2)
+    data = DataConfig(fasta=str(train), val_fasta=str(val))
+    assert prepare_shards(data, progress=False) == "data/train"
+    splits = read_manifest("data/train").splits
+    assert (splits["train"].proteins, splits["val"].proteins) == (3000, 3000)
+    with pytest.raises(UserError, match="data/train holds the shards of other proteins"):
+        prepare_shards(
+            DataConfig(fasta=str(train), val_fasta=str(_write_fasta(scratch / "x.fasta", 3))), progress=False
+        )
+    with pytest.raises(UserError, match=r"data\.val_fasta belongs to data\.fasta"):
+        prepare_shards(DataConfig(local="shards", val_fasta=str(val)))
