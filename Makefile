@@ -1,6 +1,6 @@
 # make train   train ESM2-8M on the bundled sample
-# make test    run all tests
-# make test-faults  the tests that kill, stop and damage things: twelve minutes on two cores
+# make test    run the quick tests
+# make test-faults  the slow tests: those that kill, stop and damage things, and many processes
 # make lint    linter, formatter and type checker
 # make install the environment alone
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
@@ -33,7 +33,7 @@ test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest
 
 test-faults: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest -m faults
+	$(VENV)/bin/python -m pytest -m "faults or slow"
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

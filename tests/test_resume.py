@@ -44,8 +44,9 @@ def test_twenty_kills_change_nothing(small_set: Path, tiny: tuple[str, ...]) -> 
 MANY_MICROBATCHES = "device_train_microbatch_tokens=300"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("microbatch", [MANY_MICROBATCHES, "device_train_microbatch_size=3"])
+@pytest.mark.parametrize(
+    "microbatch", [MANY_MICROBATCHES, pytest.param("device_train_microbatch_size=3", marks=pytest.mark.slow)]
+)
 def test_processes_and_workers_may_change_at_a_resume(small_set: Path, tiny: tuple[str, ...], microbatch: str) -> None:
     name = microbatch.split("=")[0]
     overrides = ("max_duration=34ba", "save_interval=2ba", "data.val_split=null", microbatch)
@@ -61,8 +62,9 @@ def test_processes_and_workers_may_change_at_a_resume(small_set: Path, tiny: tup
     assert moved.losses() == pytest.approx(unbroken.losses(), abs=2e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--without-batch-seed",)], ids=["seeded", "unseeded"])
+@pytest.mark.parametrize(
+    "flags", [(), pytest.param(("--without-batch-seed",), marks=pytest.mark.slow)], ids=["seeded", "unseeded"]
+)
 def test_a_resumed_run_drops_the_same_units(small_set: Path, tiny: tuple[str, ...], flags: tuple[str, ...]) -> None:
     overrides = ("max_duration=8ba", "save_interval=3ba", "data.val_split=null", "callbacks.dropout.rate=0.2")
     unbroken = make_run(small_set, tiny, f"unbroken-dropout{''.join(flags)}", *overrides, flags=flags)

@@ -14,7 +14,7 @@ EXIT_CODE = 143
 OVERRIDES = ("max_duration=40ba", "save_interval=1ep", "eval_interval=1ep")
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def unbroken(request: pytest.FixtureRequest, small_set: Path, tiny: tuple[str, ...]) -> tuple[int, Run]:
     """A run of one process or two that nobody stops."""
     run = Run(small_set, f"unstopped{request.param}", (*tiny, *OVERRIDES))
@@ -38,8 +38,14 @@ def signal_last_child(leader: int) -> None:
     ranks[-1].send_signal(signal.SIGTERM)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("send", [signal_group, signal_leader, signal_last_child])
+@pytest.mark.parametrize(
+    "send",
+    [
+        signal_group,
+        pytest.param(signal_leader, marks=pytest.mark.slow),
+        pytest.param(signal_last_child, marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_saves_at_once_and_the_next_start_continues(
     unbroken: tuple[int, Run], tiny: tuple[str, ...], send
 ) -> None:
