@@ -69,26 +69,37 @@ def draw(results: Sequence[RunResult], paths: Sequence[Path]) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    variants = dict.fromkeys(result.variant for result in results if result.curve)
-    if not variants:
+    curves: dict[str, list[Sequence[Point]]] = {}
+    for run in results:
+        if run.curve:
+            curves.setdefault(run.variant, []).append(run.curve)
+    if not curves:
         return False
-    curves = {name: [run.curve for run in results if run.variant == name and run.curve] for name in variants}
-    colours = colormaps["tab10" if len(variants) <= 10 else "tab20"]
+    colours = colormaps["tab10" if len(curves) <= 10 else "tab20"]
+    ends = {name: float(np.mean([curve[-1].loss for curve in found])) for name, found in curves.items()}
     # Without pyplot: no window system is asked for, and nothing stays behind.
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (label, place) in zip(panels, _PANELS.items(), strict=True):
         bands = {name: make_band(found, place) for name, found in curves.items()}
         for index, (name, band) in enumerate(bands.items()):
             colour = colours(index % colours.N)
-            axes.plot(band.x, band.mean, color=colour, marker=".", label=f"{name}  {band.mean[-1]:.3f}")
+            axes.plot(band.x, band.mean, color=colour, marker=".", label=f"{name}  {ends[name]:.3f}")
             axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         _leave_out_the_steep(axes, list(bands.values()))
     panels[0].set_ylabel("validation loss, nats")
-    _order_legend(panels[-1])
+    # From the highest final loss to the lowest, as the lines end.
+    order = sorted(range(len(ends)), key=lambda index: -list(ends.values())[index])
+    lines = panels[0].get_lines()
+    figure.legend(
+        handles=[lines[index] for index in order],
+        loc="outside right center",
+        frameon=False,
+        title="mean over seeds,\nmin to max shaded",
+    )
     for path in paths:
         figure.savefig(path, dpi=150)
     return True
@@ -101,9 +112,3 @@ def _leave_out_the_steep(axes: Axes, bands: Sequence[Band]) -> None:
     bottom = min(float(band.low.min()) for band in bands)
     margin = 0.05 * (top - bottom) or 0.01
     axes.set_ylim(bottom - margin, top + margin)
-
-
-def _order_legend(axes: Axes) -> None:
-    """From the highest final loss to the lowest, as the lines end."""
-    lines = sorted(axes.get_lines(), key=lambda line: -np.asarray(line.get_ydata())[-1])
-    axes.legend(handles=lines, frameon=False, title="mean over seeds, min to max", loc="upper right")
