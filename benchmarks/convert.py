@@ -183,9 +183,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
-    from machine import describe  # brings torch along, which the processes that are measured must not have
+    # Brings torch along, which the processes that are measured must not have.
+    from plm_composer.hardware import describe_machine
 
-    print(describe())
+    print(describe_machine())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe
 from streaming import StreamingDataset
 from tables import print_table, write_json
 from torch import Tensor
@@ -30,6 +29,7 @@ from plm_composer.data.batches import count_tokens
 from plm_composer.data.collate import Collator, Protein
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.masking import Masking
+from plm_composer.hardware import describe_machine
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.convert import convert_fasta
 from plm_composer.shards.fasta import read_fasta
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # as in a DataLoader's worker
-    print(describe())
+    print(describe_machine())
 
     proteins = [residues for _, residues in read_fasta(arguments.fasta)]
     order = np.random.default_rng(0).permutation(len(proteins))[: arguments.limit]

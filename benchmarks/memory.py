@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe
 from tables import print_table, write_json
 
 from plm_composer.data.batches import Batch, pack
-from plm_composer.hardware import prepare_cpu
+from plm_composer.hardware import describe_machine, prepare_cpu
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -140,7 +139,7 @@ def main() -> None:
         print(train_two_steps(Case(**case), keep))
         return
 
-    print(describe())
+    print(describe_machine())
     bf16 = multiplies_bf16("cpu")
     rows = [
         make_row(Case(arguments.layers, tokens, arguments.crop, bf16, checkpointing))

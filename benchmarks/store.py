@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from machine import describe
 from tables import print_table, write_json
+
+from plm_composer.hardware import describe_machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLUMNS = {
@@ -93,7 +94,7 @@ def main() -> None:
                 "ratio": speed / local,
             }
         )
-    print(describe())
+    print(describe_machine())
     print_table(f"Training from a store, {arguments.batches} batches", rows, COLUMNS)
     write_json(arguments.json, rows)
 

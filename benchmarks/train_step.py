@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import best_device, describe, memory_mb, timed
+from machine import best_device, memory_mb, timed
 from peers import PEERS
 from tables import print_table, write_json
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from plm_composer.checks import make_collator, model_config
 from plm_composer.config import TrainConfig, load_config
 from plm_composer.data.batches import Batch, count_positions, count_tokens
 from plm_composer.data.collate import Protein
-from plm_composer.hardware import matmul_peak, prepare_cpu
+from plm_composer.hardware import describe_machine, matmul_peak, prepare_cpu
 from plm_composer.model.config import PRESETS, training_flops
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.fasta import read_fasta
@@ -250,7 +250,7 @@ def main() -> None:
     warm_up = arguments.batches if arguments.warm_up is None else arguments.warm_up
 
     device = best_device()
-    print(describe())
+    print(describe_machine())
     peaks = {precision: matmul_peak(device, DTYPES[precision]) for precision in arguments.precision}
     print(", ".join(f"{name} matmul peak {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items()), flush=True)
     proteins = draw_proteins(arguments.fasta, arguments.proteins * arguments.batches)

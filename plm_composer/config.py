@@ -5,14 +5,15 @@ Keys are Composer's and llm-foundry's where these have one, and mean what they m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plm_composer.components import suggestion
@@ -201,6 +202,30 @@ def find_recipe(name: str, folder: Path) -> Path:
     return path
 
 
+def read_schema(path: Path, schema: type) -> dict[str, Any]:
+    """Reads a YAML of another schema than a run's, and checks every key and type.
+
+    Args:
+        path: The file.
+        schema: A dataclass that OmegaConf takes, its required keys ``omegaconf.MISSING``.
+
+    Returns:
+        Plain values by key, all of the schema's; references are left as they are.
+
+    Raises:
+        UserError: The file cannot be read, a key is unknown or missing, or a value has the wrong type.
+    """
+    layer = _read_yaml(path)
+    with _explaining(str(path)):
+        merged = OmegaConf.merge(OmegaConf.structured(schema), layer)
+    assert isinstance(merged, DictConfig)
+    plain = _plain(merged)
+    for key, text in texts(plain):
+        if text == MISSING:
+            raise UserError(f"{path}: {key}: the key is missing")
+    return plain
+
+
 def to_yaml(config: TrainConfig) -> str:
     """Writes a config as YAML, as ``plm config`` prints it and a run keeps it."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
@@ -263,9 +288,16 @@ def _parse_overrides(arguments: Sequence[str]) -> DictConfig:
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
-    try:
+    with _explaining(source):
         _reset_what_is_replaced(merged, layer)
         return OmegaConf.merge(merged, layer)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _explaining(source: str) -> Iterator[None]:
+    """Turns what OmegaConf finds wrong with a layer into a ``UserError``."""
+    try:
+        yield
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, source)) from error
     except (TypeError, ValueError) as error:
@@ -290,8 +322,8 @@ def _explain(error: OmegaConfBaseException, source: str) -> str:
     """One line from OmegaConf's several."""
     key = str(error.full_key or error.key or "?")
     name = key.rsplit(".", 1)[-1]
-    schema = DataConfig if key.startswith("data.") else TrainConfig
-    known = [field.name for field in dataclasses.fields(schema)]
+    schema = error.object_type
+    known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and name not in known:
         return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
     return f"{source}: {key}: {first_line(error)}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
@@ -43,6 +45,26 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) 
             timings.append(time.perf_counter() - start)
         best = max(best, 2 * rows * inner * columns / statistics.median(timings))
     return best
+
+
+def describe_machine() -> str:
+    """The machine in one line: the GPU, or the CPU, the threads that torch uses and its instructions; versions."""
+    if torch.cuda.is_available():
+        processor = torch.cuda.get_device_name()
+    else:
+        processor = f"{_cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, "
+        processor += f"{torch.backends.cpu.get_cpu_capability()}"
+        processor += ", bf16 products" if torch.cpu._is_avx512_bf16_supported() else ""
+        processor += ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return f"{processor}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def synchronize(device: torch.device) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from plm_composer.hardware import keep_freed_memory, matmul_peak
+from plm_composer.hardware import describe_machine, keep_freed_memory, matmul_peak
 
 _PRODUCTS_OF_MANY_LENGTHS = """
 import torch
@@ -23,6 +23,12 @@ for _ in range(2):
 
 def test_a_peak_is_measured() -> None:
     assert 1e9 < matmul_peak(torch.device("cpu"), torch.float32, seconds=0.01) < 1e15
+
+
+def test_a_machine_is_told_in_one_line() -> None:
+    told = describe_machine()
+    assert "\n" not in told
+    assert f"torch {torch.__version__}" in told
 
 
 def test_freed_memory_is_kept() -> None:

@@ -1,0 +1,20 @@
+"""What only studies need of other packages: the extra ``studies``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from plm_composer.errors import UserError
+
+_PACKAGES = ("matplotlib", "scipy", "tabulate")
+
+
+def require_extras() -> None:
+    """Makes sure, before hours of training, that the table and the plot can be made after them.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"studies need {', '.join(missing)}: pip install 'plm-composer[studies]'")

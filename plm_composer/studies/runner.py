@@ -1,0 +1,153 @@
+"""Runs a study's runs one after another, skips those that are done, and goes on after those that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plm_composer.checkpoints import find_checkpoints
+from plm_composer.errors import UserError
+from plm_composer.run_folder import RunFolder
+from plm_composer.studies.plan import PlannedRun, config_digest
+from plm_composer.studies.results import Failure, RunResult, make_result, read_metrics, write_result
+from plm_composer.whole_files import replacing
+
+Launcher = Callable[[PlannedRun, Sequence[str]], int]
+"""Trains with these arguments of ``train.py``, all output to the run's log; returns the exit code."""
+Scorer = Callable[[Path], Mapping[str, Any]]
+"""Scores the final model of a run folder: the fields of ``plm_composer.evaluation.evaluate.Evaluation``."""
+Say = Callable[[str], None]
+
+_BUSY = 0.5
+"""Load above which something else is at work."""
+
+
+def run_all(
+    runs: Sequence[PlannedRun], launch: Launcher, score: Scorer | None, say: Say, machine: str = ""
+) -> list[Failure]:
+    """Makes the runs whose results are not there, one after another.
+
+    Args:
+        runs: In their order.
+        launch: Trains.
+        score: Scores the final model; None where the run's own last validation counts.
+        say: Tells the user how it goes.
+        machine: Kept with the results.
+
+    Returns:
+        The runs that failed.
+    """
+    failures = []
+    for index, run in enumerate(runs, 1):
+        place = f"[{index}/{len(runs)}] {run.name}"
+        if run.result.exists():
+            say(f"{place}: done before")
+            continue
+        continued = prepare(run)
+        say(f"{place}: {'continued' if continued else 'started'}")
+        outcome = _run(run, continued, launch, score, machine)
+        write_result(run.failure if isinstance(outcome, Failure) else run.result, outcome)
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            say(f"{place}: failed: {outcome.reason}; see {outcome.log}")
+        else:
+            say(f"{place}: loss {outcome.loss:.4f} nats, {outcome.tokens:,} tokens, {outcome.seconds:,.0f} s")
+    return failures
+
+
+def prepare(run: PlannedRun) -> bool:
+    """Makes the run's folder; one of a run that was cut off without leaving a checkpoint goes first.
+
+    Returns:
+        Whether there is a checkpoint to continue from.
+    """
+    continued = bool(find_checkpoints(RunFolder(run.folder).checkpoints))
+    if not continued:
+        forget(run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.failure.unlink(missing_ok=True)
+    return continued
+
+
+def forget(run: PlannedRun) -> None:
+    """Removes all that there is of a run."""
+    if run.folder.exists():
+        shutil.rmtree(run.folder)
+
+
+def load_warning() -> str | None:
+    """Says that other processes load the machine, where they do: they would bend the timings."""
+    load = os.getloadavg()[0]
+    if load < _BUSY:
+        return None
+    return f"warning: the machine is busy (load {load:.1f} over the last minute), which bends the times of the runs"
+
+
+def _run(run: PlannedRun, continued: bool, launch: Launcher, score: Scorer | None, machine: str) -> RunResult | Failure:
+    with _recorded_start(run):
+        code = launch(run, (*run.arguments, f"autoresume={str(continued).lower()}"))
+    try:
+        if code != 0:
+            raise UserError(f"exit code {code}: {_last_line(run.log)}")
+        training = read_metrics(RunFolder(run.folder).metrics)
+        starts, seconds = _count_starts(run)
+        return make_result(
+            training,
+            None if score is None else score(run.folder),
+            variant=run.variant,
+            seed=run.seed,
+            seconds=seconds,
+            starts=starts,
+            machine=machine,
+            config=dataclasses.asdict(run.config),
+            config_digest=config_digest(run.config),
+        )
+    except UserError as error:
+        return Failure(run.variant, run.seed, str(error), str(run.log))
+
+
+@contextlib.contextmanager
+def _recorded_start(run: PlannedRun) -> Iterator[None]:
+    """Keeps when the run's process started and ended, also where an exception ends the study."""
+    starts = [*_read_starts(run), {"began": time.time(), "ended": None}]
+    _write_starts(run, starts)
+    try:
+        yield
+    finally:
+        starts[-1]["ended"] = time.time()
+        _write_starts(run, starts)
+
+
+def _count_starts(run: PlannedRun) -> tuple[int, float]:
+    """Starts of the run, and the seconds of all of them."""
+    starts = _read_starts(run)
+    return len(starts), sum(start["ended"] - start["began"] for start in starts)
+
+
+def _read_starts(run: PlannedRun) -> list[dict[str, Any]]:
+    if not run.starts.exists():
+        return []
+    starts: list[dict[str, Any]] = json.loads(run.starts.read_text())
+    for start in starts:
+        if start["ended"] is None:
+            # Killed with the study: the last sign of life is what it logged.
+            files = [path for path in (RunFolder(run.folder).metrics, run.log) if path.exists()]
+            start["ended"] = max([start["began"], *(path.stat().st_mtime for path in files)])
+    return starts
+
+
+def _write_starts(run: PlannedRun, starts: Sequence[Mapping[str, Any]]) -> None:
+    with replacing(run.starts) as partial:
+        partial.write_text(json.dumps(starts))
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -1,0 +1,48 @@
+"""The process of a run: its output, its exit code, and its end with the study's."""
+
+import os
+import signal
+import threading
+
+import pytest
+from fake_runs import write_study
+
+from plm_composer.studies.launching import ProcessLauncher, ending_on_sigterm, only_study
+from plm_composer.studies.plan import plan_runs
+from plm_composer.studies.schema import load_study
+
+
+@pytest.fixture
+def planned(tmp_path):
+    study = load_study(write_study(tmp_path))
+    run = plan_runs(study, study.choose())[0]
+    run.folder.mkdir(parents=True)
+    return run
+
+
+def test_output_and_exit_code_are_the_commands(planned) -> None:
+    with only_study(planned.folder) as lock:
+        assert ProcessLauncher(lock)(planned, []) == 2
+    assert "error: which run?" in planned.log.read_text()
+
+
+def test_sigterm_ends_the_run_too(planned) -> None:
+    # It reads its YAML from a pipe that nobody writes to, and so would never end.
+    pipe = planned.folder / "pipe.yaml"
+    os.mkfifo(pipe)
+    file = planned.folder / ".lock"
+
+    def signal_once_it_runs() -> None:
+        while file.read_text() in ("", f"{os.getpid()}\n"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with only_study(planned.folder) as lock, ending_on_sigterm():
+        thread = threading.Thread(target=signal_once_it_runs)
+        thread.start()
+        with pytest.raises(SystemExit) as caught:
+            ProcessLauncher(lock)(planned, [str(pipe)])
+        thread.join()
+    assert caught.value.code == 143
+    with only_study(planned.folder):  # Which the run would still hold.
+        pass
