@@ -38,6 +38,8 @@ class ESM2Config:
         initializer_range: Standard deviation of the initial weights; 0.02 is that of the published configs.
         contact_head: Carry fair-esm's contact regression (it is never trained here).
         feed_forward: ``gelu``, or ``swiglu`` (Shazeer 2020).
+        position_embedding_type: ``rotary`` (Su et al. 2021), or ``alibi`` (Press et al. 2022), here with the same cost
+            in both directions.
         normalization: ``layernorm``, or ``rmsnorm`` (Zhang and Sennrich 2019), in the blocks and after the last one.
         qk_norm: Normalise queries and keys, head by head (Henry et al. 2020; Dehghani et al. 2023).
         output_bias: Biases in the linear layers that write to the residual stream: attention's output and the second
@@ -66,6 +68,7 @@ class ESM2Config:
     initializer_range: float = 0.02
     contact_head: bool = True
     feed_forward: str = "gelu"
+    position_embedding_type: str = "rotary"
     normalization: str = "layernorm"
     qk_norm: bool = False
     output_bias: bool = True
@@ -94,16 +97,18 @@ class ESM2Config:
                 raise UserError(f"model.{name}: {getattr(self, name)} must be above 0, and finite")
 
     def _check_head_size(self) -> None:
+        # Rotary positions turn pairs.
+        least, kind = (2, "even ") if self.position_embedding_type == "rotary" else (1, "")
         if self.attention_head_size is not None:
-            if self.attention_head_size < 1 or self.attention_head_size % 2:
+            if self.attention_head_size < 1 or self.attention_head_size % least:
                 raise UserError(
-                    f"model.attention_head_size: {self.attention_head_size} must be an even number, at least 2: rotary"
-                    " positions turn pairs"
+                    f"model.attention_head_size: {self.attention_head_size} must be at least {least}"
+                    + ", and even for rotary positions" * (least == 2)
                 )
-        elif self.hidden_size % (2 * self.num_attention_heads):
+        elif self.hidden_size % (least * self.num_attention_heads):
             raise UserError(
-                f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no even head"
-                f" width; make it a multiple of {2 * self.num_attention_heads}, or set attention_head_size"
+                f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no {kind}head"
+                f" width; make it a multiple of {least * self.num_attention_heads}, or set attention_head_size"
             )
 
     @property
@@ -150,6 +155,7 @@ class ESM2Config:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "feed_forward": ("gelu", "swiglu"),
+    "position_embedding_type": ("rotary", "alibi"),
     "normalization": ("layernorm", "rmsnorm"),
 }
 _TYPES: dict[str, tuple[type, ...]] = {

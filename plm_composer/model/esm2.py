@@ -18,7 +18,7 @@ from plm_composer.errors import UserError
 from plm_composer.model.attention import prepare_recording
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
 from plm_composer.model.feed_forward import ESM2FeedForward
-from plm_composer.model.layout import Layout, packed_layout, padded_layout
+from plm_composer.model.layout import Layout, packed_layout, padded_layout, position_slopes
 from plm_composer.model.normalization import make_head_norm, make_norm
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
@@ -203,8 +203,9 @@ class ESM2(nn.Module):
             raise UserError("this model has no contact head (model.contact_head is false): it predicts no contacts")
         is_token = _token_mask(input_ids, attention_mask)
         maps: list[Tensor] = []
-        attend = prepare_recording(is_token, maps)
-        layout = padded_layout(is_token, self.config.head_size, self.embedding.weight.dtype, attend)
+        table = self.embedding.weight
+        attend = prepare_recording(is_token, maps, position_slopes(self.config, table.device, table.dtype))
+        layout = padded_layout(is_token, self.config, table.dtype, attend)
         x = self._embed(input_ids, layout)
         logits: Tensor = self.contact_head.regression.bias
         for layer, block in enumerate(self.blocks):
@@ -236,12 +237,12 @@ class ESM2(nn.Module):
     def _layout(
         self, input_ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, max_seqlen: int | None
     ) -> Layout:
-        head_size, dtype = self.config.head_size, self.embedding.weight.dtype
+        dtype = self.embedding.weight.dtype
         if cu_seqlens is None:
-            return padded_layout(_token_mask(input_ids, attention_mask), head_size, dtype)
+            return padded_layout(_token_mask(input_ids, attention_mask), self.config, dtype)
         if max_seqlen is None:
             raise ValueError("a packed batch needs max_seqlen beside cu_seqlens")
-        return packed_layout(input_ids, cu_seqlens, int(max_seqlen), head_size, dtype, self.attention_backend)
+        return packed_layout(input_ids, cu_seqlens, int(max_seqlen), self.config, dtype, self.attention_backend)
 
     def _embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         x: Tensor = self.embedding(input_ids)

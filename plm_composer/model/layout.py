@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from plm_composer.model.alibi import alibi_slopes
 from plm_composer.model.attention import BACKENDS, Attend, choose_backend, prepare_padded
+from plm_composer.model.config import ESM2Config
 
 ROTARY_BASE = 10_000
 
@@ -22,15 +24,16 @@ class Layout:
 
     Args:
         attention: The attention of this batch.
-        cosine: Rotary table, broadcast over the batch, shape (..., 1, head_size / 2), fp32 or better.
+        cosine: Rotary table, broadcast over the batch, shape (..., 1, head_size / 2), fp32 or better; None where
+            positions are not rotary.
         sine: Likewise.
         is_token: False on padding, shape of the token ids.
         sum_per_protein: Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'.
     """
 
     attention: Attend
-    cosine: Tensor
-    sine: Tensor
+    cosine: Tensor | None
+    sine: Tensor | None
     is_token: Tensor
     sum_per_protein: Callable[[Tensor], Tensor]
 
@@ -46,6 +49,8 @@ class Layout:
         Args:
             x: Shape (..., heads, head_size).
         """
+        if self.cosine is None or self.sine is None:
+            return x
         if torch.compiler.is_compiling():  # which fuses the plain formula, and fails at what is written in place
             first, second = x.to(self.cosine.dtype).chunk(2, dim=-1)
             halves = (first * self.cosine - second * self.sine, second * self.cosine + first * self.sine)
@@ -84,7 +89,7 @@ def packed_layout(
     input_ids: Tensor,
     cu_seqlens: Tensor,
     max_seqlen: int,
-    head_size: int,
+    config: ESM2Config,
     dtype: torch.dtype,
     backend: str | None = None,
 ) -> Layout:
@@ -94,7 +99,7 @@ def packed_layout(
         input_ids: Token ids, shape (tokens,).
         cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32.
         max_seqlen: Length of the longest protein.
-        head_size: Width of an attention head.
+        config: The model.
         dtype: What the parameters are kept in; tables are at least fp32.
         backend: Name of an attention backend; None for the fastest one.
     """
@@ -106,28 +111,47 @@ def packed_layout(
         return F.pad(count.long().cumsum(0), (1, 0))[cu_seqlens.long()].diff()[protein]
 
     autocast = torch.is_autocast_enabled(device.type)
-    name = backend or choose_backend(device, torch.get_autocast_dtype(device.type) if autocast else dtype)
-    cosine, sine = rotary_tables(token - cu_seqlens[protein], head_size, dtype)
+    slopes = position_slopes(config, device, dtype)
+    working = torch.get_autocast_dtype(device.type) if autocast else dtype
+    name = backend or choose_backend(device, working, slopes is not None)
+    cosine, sine = _tables(token - cu_seqlens[protein], config, dtype)
     is_token = torch.ones_like(input_ids, dtype=torch.bool)
-    return Layout(BACKENDS[name](cu_seqlens, max_seqlen), cosine, sine, is_token, sum_per_protein)
+    return Layout(BACKENDS[name](cu_seqlens, max_seqlen, slopes), cosine, sine, is_token, sum_per_protein)
 
 
-def padded_layout(attention_mask: Tensor, head_size: int, dtype: torch.dtype, attend: Attend | None = None) -> Layout:
+def padded_layout(
+    attention_mask: Tensor, config: ESM2Config, dtype: torch.dtype, attend: Attend | None = None
+) -> Layout:
     """The layout of proteins padded to one length.
 
     Args:
         attention_mask: True on tokens, False on padding, shape (proteins, length), bool.
-        head_size: Width of an attention head.
+        config: The model.
         dtype: What the parameters are kept in; tables are at least fp32.
         attend: Attention to use; None for torch's.
     """
     position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    cosine, sine = rotary_tables(position, head_size, dtype)
+    cosine, sine = _tables(position, config, dtype)
+    if attend is None:
+        attend = prepare_padded(attention_mask, position_slopes(config, attention_mask.device, dtype))
 
     def sum_per_protein(count: Tensor) -> Tensor:
         return count.sum(-1, keepdim=True)
 
-    return Layout(attend or prepare_padded(attention_mask), cosine, sine, attention_mask, sum_per_protein)
+    return Layout(attend, cosine, sine, attention_mask, sum_per_protein)
+
+
+def position_slopes(config: ESM2Config, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+    """The slopes of a model with ALiBi, shape (heads,), at least fp32; None for any other."""
+    if config.position_embedding_type != "alibi":
+        return None
+    return alibi_slopes(config.num_attention_heads, device, torch.promote_types(dtype, torch.float32))
+
+
+def _tables(position: Tensor, config: ESM2Config, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    if config.position_embedding_type != "rotary":
+        return None, None
+    return rotary_tables(position, config.head_size, dtype)
 
 
 def inverse_frequencies(head_size: int, device: torch.device | None = None) -> Tensor:

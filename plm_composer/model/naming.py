@@ -43,7 +43,12 @@ class _Entry:
     factor: float
 
 
-_PLAIN = {"feed_forward": "gelu", "normalization": "layernorm", "qk_norm": False}
+_PLAIN = {
+    "feed_forward": "gelu",
+    "position_embedding_type": "rotary",
+    "normalization": "layernorm",
+    "qk_norm": False,
+}
 """Fields whose other values make a function that no other implementation has, and ESM2's values."""
 _SCALED = ("blocks.{}.attention.out", "blocks.{}.feed_forward.down")
 

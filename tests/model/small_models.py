@@ -17,6 +17,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rmsnorm": {"normalization": "rmsnorm"},
     "qk_norm": {"qk_norm": True},
     "qk_norm, rmsnorm": {"qk_norm": True, "normalization": "rmsnorm"},
+    "alibi": {"position_embedding_type": "alibi"},
+    "alibi, 3 heads, qk_norm": {
+        "position_embedding_type": "alibi",
+        "num_attention_heads": 3,
+        "attention_head_size": 7,
+        "qk_norm": True,
+    },
     "no biases": {"qkv_bias": False, "intermediate_bias": False, "output_bias": False, "norm_bias": False},
     "wide heads": {"attention_head_size": 10},
     "scales": {"embedding_scale": 3.0, "residual_scale": 0.4, "token_dropout_mask_rate": 0.25},

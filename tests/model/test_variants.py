@@ -134,8 +134,10 @@ def test_a_config_of_another_kind_keeps_the_blocks_keys() -> None:
     [
         ({"feed_forward": "geglu"}, "feed_forward: there is no 'geglu'; choose from gelu, swiglu"),
         ({"normalization": 3}, "normalization: 3 must be of type str"),
-        ({"attention_head_size": 7}, "attention_head_size: 7 must be an even number"),
-        ({"attention_head_size": 0}, "attention_head_size: 0 must be an even number"),
+        ({"attention_head_size": 7}, "attention_head_size: 7 must be at least 2, and even for rotary"),
+        ({"attention_head_size": 0}, "attention_head_size: 0 must be at least 2"),
+        ({"position_embedding_type": "absolute"}, "position_embedding_type: there is no 'absolute'"),
+        ({"position_embedding_type": "alibi", "hidden_size": 33}, "hidden_size: 33 .* make it a multiple of 4"),
         ({"attention_head_size": 1.5}, "attention_head_size: 1.5 must be of type int or null"),
         ({"residual_scale": 0}, "residual_scale: 0 must be above 0"),
         ({"embedding_scale": math.nan}, "embedding_scale: nan must be above 0"),
