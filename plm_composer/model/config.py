@@ -42,6 +42,8 @@ class ESM2Config:
             in both directions.
         normalization: ``layernorm``, or ``rmsnorm`` (Zhang and Sennrich 2019), in the blocks and after the last one.
         qk_norm: Normalise queries and keys, head by head (Henry et al. 2020; Dehghani et al. 2023).
+        short_convolution: Width of a depthwise convolution along each protein, added to what queries, keys and values
+            are made of (So et al. 2021; Allen-Zhu 2025); an odd number, 0 for none.
         output_bias: Biases in the linear layers that write to the residual stream: attention's output and the second
             one of the feed-forward.
         norm_bias: Biases in the LayerNorms of the blocks and after the last one; an RMSNorm never has one.
@@ -71,6 +73,7 @@ class ESM2Config:
     position_embedding_type: str = "rotary"
     normalization: str = "layernorm"
     qk_norm: bool = False
+    short_convolution: int = 0
     output_bias: bool = True
     norm_bias: bool = True
     attention_head_size: int | None = None
@@ -88,6 +91,11 @@ class ESM2Config:
             if getattr(self, name) not in choices:
                 raise UserError(f"model.{name}: there is no {getattr(self, name)!r}; choose from {', '.join(choices)}")
         self._check_head_size()
+        if self.short_convolution < 0 or (self.short_convolution > 0 and self.short_convolution % 2 == 0):
+            raise UserError(
+                f"model.short_convolution: {self.short_convolution} must be an odd number, as many neighbours on each"
+                " side; 0 for none"
+            )
         if not 0 <= self.token_dropout_mask_rate < 1:
             raise UserError(
                 f"model.token_dropout_mask_rate: {self.token_dropout_mask_rate} must be at least 0 and below 1"
@@ -194,6 +202,7 @@ def parameter_count(config: ESM2Config) -> int:
         + 2 * width * config.output_bias
     )
     block = block_matrices(config) + biases + 2 * norm + 2 * config.head_size * config.qk_norm
+    block += width * config.short_convolution
     head = width * width + 3 * width + VOCABULARY_SIZE
     tables = VOCABULARY_SIZE * width * (1 if config.tie_word_embeddings else 2)
     contact = config.contact_head * (config.num_hidden_layers * config.num_attention_heads + 1)
@@ -210,7 +219,7 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
 
     Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
     forward one, attention as the square of each protein's own length, and the head on masked tokens only.
-    Recomputation, norms, activations and the optimizer are left out, as is usual for model FLOPs.
+    Recomputation, norms, activations, short convolutions and the optimizer are left out, as is usual for model FLOPs.
 
     Args:
         config: The model.

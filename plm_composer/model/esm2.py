@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from plm_composer.errors import UserError
 from plm_composer.model.attention import prepare_recording
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
+from plm_composer.model.convolution import ShortConvolution
 from plm_composer.model.feed_forward import ESM2FeedForward
 from plm_composer.model.layout import Layout, packed_layout, padded_layout, position_slopes
 from plm_composer.model.normalization import make_head_norm, make_norm
@@ -51,13 +52,17 @@ class ESM2Block(nn.Module):
         super().__init__()
         self.residual_scale = config.residual_scale
         self.attention_norm = make_norm(config)
+        self.convolution = ShortConvolution(config) if config.short_convolution else None
         self.attention = ESM2Attention(config)
         self.feed_forward_norm = make_norm(config)
         self.feed_forward = ESM2FeedForward(config)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """One block's update of the residual stream, shape (..., hidden_size)."""
-        x = torch.add(x, self.attention(self.attention_norm(x), layout), alpha=self.residual_scale)
+        normed = self.attention_norm(x)
+        if self.convolution is not None:
+            normed = self.convolution(normed, layout)
+        x = torch.add(x, self.attention(normed, layout), alpha=self.residual_scale)
         return torch.add(x, self.feed_forward(self.feed_forward_norm(x)), alpha=self.residual_scale)
 
 

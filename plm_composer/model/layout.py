@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from plm_composer.model.alibi import alibi_slopes
 from plm_composer.model.attention import BACKENDS, Attend, choose_backend, prepare_padded
 from plm_composer.model.config import ESM2Config
+from plm_composer.model.convolution import DepthwiseConvolution, Edges, find_edges
 
 ROTARY_BASE = 10_000
 
@@ -29,6 +30,8 @@ class Layout:
         sine: Likewise.
         is_token: False on padding, shape of the token ids.
         sum_per_protein: Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'.
+        edges: The ends of proteins, for a model with a short convolution.
+        real: Padded batches of such a model: which tokens of all are real, shape (tokens,).
     """
 
     attention: Attend
@@ -36,12 +39,32 @@ class Layout:
     sine: Tensor | None
     is_token: Tensor
     sum_per_protein: Callable[[Tensor], Tensor]
+    edges: Edges | None = None
+    real: Tensor | None = None
 
     # Outside of what is compiled: torch would guard on the function, which is another one for each batch.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attends within each protein; tensors of shape (..., heads, head_size)."""
         return self.attention(query, key, value)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Convolves along each protein, channel by channel.
+
+        Args:
+            x: Shape (..., channels).
+            weight: Shape (channels, width), of an odd width.
+
+        Returns:
+            Shape of ``x``; zero on padding.
+        """
+        flat = x.flatten(0, -2)
+        tokens = flat if self.real is None else flat[self.real]
+        result: Tensor = DepthwiseConvolution.apply(tokens, weight, self.edges)  # type: ignore[no-untyped-call]
+        if self.real is not None:
+            result = torch.zeros_like(flat).index_copy(0, self.real, result)
+        return result.view_as(x)
 
     def rotate(self, x: Tensor) -> Tensor:
         """Turns queries or keys by their position (RoFormer, Su et al. 2021; the half-split form of ESM2).
@@ -116,7 +139,9 @@ def packed_layout(
     name = backend or choose_backend(device, working, slopes is not None)
     cosine, sine = _tables(token - cu_seqlens[protein], config, dtype)
     is_token = torch.ones_like(input_ids, dtype=torch.bool)
-    return Layout(BACKENDS[name](cu_seqlens, max_seqlen, slopes), cosine, sine, is_token, sum_per_protein)
+    width = config.short_convolution
+    edges = find_edges(cu_seqlens, len(input_ids), width // 2) if width else None
+    return Layout(BACKENDS[name](cu_seqlens, max_seqlen, slopes), cosine, sine, is_token, sum_per_protein, edges)
 
 
 def padded_layout(
@@ -138,7 +163,12 @@ def padded_layout(
     def sum_per_protein(count: Tensor) -> Tensor:
         return count.sum(-1, keepdim=True)
 
-    return Layout(attend, cosine, sine, attention_mask, sum_per_protein)
+    if not config.short_convolution:
+        return Layout(attend, cosine, sine, attention_mask, sum_per_protein)
+    real = attention_mask.flatten().nonzero().squeeze(-1)
+    cu_seqlens = F.pad(attention_mask.sum(-1).cumsum(0), (1, 0))
+    edges = find_edges(cu_seqlens, len(real), config.short_convolution // 2)
+    return Layout(attend, cosine, sine, attention_mask, sum_per_protein, edges, real)
 
 
 def position_slopes(config: ESM2Config, device: torch.device, dtype: torch.dtype) -> Tensor | None:

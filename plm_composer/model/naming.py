@@ -48,6 +48,7 @@ _PLAIN = {
     "position_embedding_type": "rotary",
     "normalization": "layernorm",
     "qk_norm": False,
+    "short_convolution": 0,
 }
 """Fields whose other values make a function that no other implementation has, and ESM2's values."""
 _SCALED = ("blocks.{}.attention.out", "blocks.{}.feed_forward.down")

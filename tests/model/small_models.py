@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "attention_head_size": 7,
         "qk_norm": True,
     },
+    "convolution": {"short_convolution": 5},
     "no biases": {"qkv_bias": False, "intermediate_bias": False, "output_bias": False, "norm_bias": False},
     "wide heads": {"attention_head_size": 10},
     "scales": {"embedding_scale": 3.0, "residual_scale": 0.4, "token_dropout_mask_rate": 0.25},

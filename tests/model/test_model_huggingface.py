@@ -128,7 +128,16 @@ def test_what_transformers_cannot_compute_comes_back_bit_for_bit_and_is_refused_
 
 
 def test_what_differs_from_esm2_in_training_alone_is_an_esm2() -> None:
-    assert OWN == ["alibi", "alibi, 3 heads, qk_norm", "qk_norm", "qk_norm, rmsnorm", "rmsnorm", "swiglu", "wide heads"]
+    assert OWN == [
+        "alibi",
+        "alibi, 3 heads, qk_norm",
+        "convolution",
+        "qk_norm",
+        "qk_norm, rmsnorm",
+        "rmsnorm",
+        "swiglu",
+        "wide heads",
+    ]
 
 
 def test_own_folders_that_are_damaged_are_one_line(tmp_path: Path) -> None:

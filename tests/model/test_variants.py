@@ -139,6 +139,8 @@ def test_a_config_of_another_kind_keeps_the_blocks_keys() -> None:
         ({"position_embedding_type": "absolute"}, "position_embedding_type: there is no 'absolute'"),
         ({"position_embedding_type": "alibi", "hidden_size": 33}, "hidden_size: 33 .* make it a multiple of 4"),
         ({"attention_head_size": 1.5}, "attention_head_size: 1.5 must be of type int or null"),
+        ({"short_convolution": 4}, "short_convolution: 4 must be an odd number"),
+        ({"short_convolution": -1}, "short_convolution: -1 must be an odd number"),
         ({"residual_scale": 0}, "residual_scale: 0 must be above 0"),
         ({"embedding_scale": math.nan}, "embedding_scale: nan must be above 0"),
     ],
