@@ -52,6 +52,10 @@ class ESM2Config:
         residual_scale: Factor on both updates of each block, such as 1 / sqrt(2 * layers).
         initializer_residual_scaling: Divide the initial weights of the linear layers that write to the residual stream
             by sqrt(2 * layers) (GPT-2, Radford et al. 2019).
+        layer_drop: Probability with which a protein skips the last block in training; it falls in equal steps towards
+            the first (Huang et al. 2016).
+        z_loss: Weight of the squared logarithm of the softmax's denominator in the training loss (PaLM, Chowdhery et
+            al. 2022).
 
     Raises:
         UserError: If a value has the wrong type or is impossible.
@@ -80,6 +84,8 @@ class ESM2Config:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     initializer_residual_scaling: bool = False
+    layer_drop: float = 0.0
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -96,10 +102,11 @@ class ESM2Config:
                 f"model.short_convolution: {self.short_convolution} must be an odd number, as many neighbours on each"
                 " side; 0 for none"
             )
-        if not 0 <= self.token_dropout_mask_rate < 1:
-            raise UserError(
-                f"model.token_dropout_mask_rate: {self.token_dropout_mask_rate} must be at least 0 and below 1"
-            )
+        for name in ("token_dropout_mask_rate", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"model.{name}: {getattr(self, name)} must be at least 0 and below 1")
+        if not 0 <= self.z_loss < math.inf:
+            raise UserError(f"model.z_loss: {self.z_loss} must be at least 0, and finite")
         for name in ("layer_norm_eps", "initializer_range", "embedding_scale", "residual_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"model.{name}: {getattr(self, name)} must be above 0, and finite")
@@ -209,6 +216,23 @@ def parameter_count(config: ESM2Config) -> int:
     return config.num_hidden_layers * block + norm + head + tables + contact
 
 
+def drop_rates(config: ESM2Config) -> list[float]:
+    """Probability with which a protein skips each block in training, from the first to the last."""
+    layers = config.num_hidden_layers
+    return [config.layer_drop * (layer + 1) / layers for layer in range(layers)]
+
+
+def keep_probability(rate: float, proteins: int) -> float:
+    """Probability with which a block computes a protein, where it is one of some and at least one of them is kept.
+
+    Args:
+        rate: Probability with which each is dropped.
+        proteins: Number of proteins in the batch.
+    """
+    proteins = max(proteins, 1)
+    return 1 - rate + rate**proteins / proteins
+
+
 def block_matrices(config: ESM2Config) -> int:
     """Number of weights in one block's matrix products: queries, keys and values, output, and the feed-forward's."""
     return config.hidden_size * (4 * config.attention_size + config.up_size + config.intermediate_size)
@@ -219,6 +243,7 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
 
     Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
     forward one, attention as the square of each protein's own length, and the head on masked tokens only.
+    What ``layer_drop`` leaves out in the mean is not counted.
     Recomputation, norms, activations, short convolutions and the optimizer are left out, as is usual for model FLOPs.
 
     Args:
@@ -231,7 +256,8 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
     per_token = 2 * block_matrices(config)
     attention = 4 * config.attention_size * sum(length * length for length in lengths)
     head = 2 * (width * width + width * VOCABULARY_SIZE)
-    return 3 * (config.num_hidden_layers * (per_token * sum(lengths) + attention) + head * masked_tokens)
+    blocks = sum(keep_probability(rate, len(lengths)) for rate in drop_rates(config))
+    return round(3 * (blocks * (per_token * sum(lengths) + attention) + head * masked_tokens))
 
 
 def flops_per_token(config: ESM2Config, lengths: Iterable[int], mask_rate: float = 0.15) -> float:

@@ -7,6 +7,7 @@ Variants (``ESM2Config``) that take more than a line have a file each.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from plm_composer.errors import UserError
 from plm_composer.model.attention import prepare_recording
-from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, drop_rates
 from plm_composer.model.convolution import ShortConvolution
 from plm_composer.model.feed_forward import ESM2FeedForward
+from plm_composer.model.layer_drop import apply_to_kept, draw_kept
 from plm_composer.model.layout import Layout, packed_layout, padded_layout, position_slopes
 from plm_composer.model.normalization import make_head_norm, make_norm
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
@@ -176,11 +178,12 @@ class ESM2(nn.Module):
         """Representations after the final norm, shape (..., hidden_size); arguments as for ``forward``."""
         layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen)
         x = self._embed(input_ids, layout)
-        for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, layout)
+        drops = self.training and self.config.layer_drop > 0
+        # Drawn before anything is computed, and never again where a block is recomputed.
+        kept = draw_kept(self.config, layout.proteins) if drops else None
+        for depth, (block, rate) in enumerate(zip(self.blocks, drop_rates(self.config), strict=True)):
+            run = functools.partial(self._run, block)
+            x = run(x, layout) if kept is None else apply_to_kept(run, x, layout, kept[depth], rate)
         normed: Tensor = self.final_norm(x)
         return normed
 
@@ -238,6 +241,12 @@ class ESM2(nn.Module):
     def activation_checkpointing_fn(self, module: nn.Module) -> bool:
         """Composer asks which modules to recompute in the backward pass: the blocks."""
         return isinstance(module, ESM2Block)
+
+    def _run(self, block: nn.Module, x: Tensor, layout: Layout) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)  # type: ignore
+        updated: Tensor = block(x, layout)
+        return updated
 
     def _layout(
         self, input_ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, max_seqlen: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,9 @@ class Layout:
         sine: Likewise.
         is_token: False on padding, shape of the token ids.
         sum_per_protein: Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'.
+        proteins: Number of proteins.
+        subset: Of which proteins are kept, (proteins,) bool on the CPU, to the indices of their tokens (packed) or rows
+            (padded), and their layout without the others.
         edges: The ends of proteins, for a model with a short convolution.
         real: Padded batches of such a model: which tokens of all are real, shape (tokens,).
     """
@@ -39,6 +43,8 @@ class Layout:
     sine: Tensor | None
     is_token: Tensor
     sum_per_protein: Callable[[Tensor], Tensor]
+    proteins: int
+    subset: Callable[[Tensor], tuple[Tensor, Layout]]
     edges: Edges | None = None
     real: Tensor | None = None
 
@@ -133,6 +139,15 @@ def packed_layout(
     def sum_per_protein(count: Tensor) -> Tensor:
         return F.pad(count.long().cumsum(0), (1, 0))[cu_seqlens.long()].diff()[protein]
 
+    host = functools.cache(cu_seqlens.cpu)
+
+    def subset(kept: Tensor) -> tuple[Tensor, Layout]:
+        lengths = host().diff()
+        index = kept.repeat_interleave(lengths).nonzero().squeeze(-1).to(device)
+        bounds = F.pad(lengths[kept].cumsum(0), (1, 0)).to(device, cu_seqlens.dtype)
+        longest = int(lengths[kept].max())
+        return index, packed_layout(input_ids[index], bounds, longest, config, dtype, backend)
+
     autocast = torch.is_autocast_enabled(device.type)
     slopes = position_slopes(config, device, dtype)
     working = torch.get_autocast_dtype(device.type) if autocast else dtype
@@ -141,7 +156,8 @@ def packed_layout(
     is_token = torch.ones_like(input_ids, dtype=torch.bool)
     width = config.short_convolution
     edges = find_edges(cu_seqlens, len(input_ids), width // 2) if width else None
-    return Layout(BACKENDS[name](cu_seqlens, max_seqlen, slopes), cosine, sine, is_token, sum_per_protein, edges)
+    attend = BACKENDS[name](cu_seqlens, max_seqlen, slopes)
+    return Layout(attend, cosine, sine, is_token, sum_per_protein, len(cu_seqlens) - 1, subset, edges)
 
 
 def padded_layout(
@@ -163,12 +179,16 @@ def padded_layout(
     def sum_per_protein(count: Tensor) -> Tensor:
         return count.sum(-1, keepdim=True)
 
-    if not config.short_convolution:
-        return Layout(attend, cosine, sine, attention_mask, sum_per_protein)
-    real = attention_mask.flatten().nonzero().squeeze(-1)
-    cu_seqlens = F.pad(attention_mask.sum(-1).cumsum(0), (1, 0))
-    edges = find_edges(cu_seqlens, len(real), config.short_convolution // 2)
-    return Layout(attend, cosine, sine, attention_mask, sum_per_protein, edges, real)
+    def subset(kept: Tensor) -> tuple[Tensor, Layout]:
+        rows = kept.nonzero().squeeze(-1).to(attention_mask.device)
+        return rows, padded_layout(attention_mask[rows], config, dtype)
+
+    edges, real = None, None
+    if config.short_convolution:
+        real = attention_mask.flatten().nonzero().squeeze(-1)
+        cu_seqlens = F.pad(attention_mask.sum(-1).cumsum(0), (1, 0))
+        edges = find_edges(cu_seqlens, len(real), config.short_convolution // 2)
+    return Layout(attend, cosine, sine, attention_mask, sum_per_protein, len(attention_mask), subset, edges, real)
 
 
 def position_slopes(config: ESM2Config, device: torch.device, dtype: torch.dtype) -> Tensor | None:

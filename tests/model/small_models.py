@@ -28,6 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no biases": {"qkv_bias": False, "intermediate_bias": False, "output_bias": False, "norm_bias": False},
     "wide heads": {"attention_head_size": 10},
     "scales": {"embedding_scale": 3.0, "residual_scale": 0.4, "token_dropout_mask_rate": 0.25},
+    "layer drop": {"layer_drop": 0.6},
+    "z-loss": {"z_loss": 0.01},
     "scaled start": {"initializer_residual_scaling": True},
 }
 """What each makes of ``SMALL``: every field of the config that changes the architecture, at least once."""
