@@ -15,10 +15,28 @@ from plm_composer.errors import UserError
 from plm_composer.model.config import parameter_count
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import save_huggingface
+from plm_composer.model.naming import inexpressible
+
+_TOKENIZER = ("tokenizer = AutoTokenizer.from_pretrained(FOLDER)", "```")
+_USAGE = (
+    "```python",
+    "from transformers import AutoTokenizer, EsmForMaskedLM",
+    "model = EsmForMaskedLM.from_pretrained(FOLDER)",
+    *_TOKENIZER,
+)
+_VARIANT_USAGE = (
+    "```python",
+    "from plm_composer.loading import load_model",
+    "from transformers import AutoTokenizer",
+    "model = load_model(FOLDER).model",
+    *_TOKENIZER,
+)
 
 
 def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Mapping[str, float]) -> None:
     """Writes what ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and ``README.md``, the model card.
+
+    What ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.loading`` alone, and the card says so.
 
     The folder appears complete or not at all.
 
@@ -72,9 +90,10 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
     """
     config = model.config
     name = run.run_name if run and run.run_name else "protein language model"
+    variant = inexpressible(config)
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'plm-composer' if variant else 'transformers'}",
         "pipeline_tag: fill-mask",
         "tags: [protein, esm, masked-lm]",
         "---",
@@ -84,12 +103,11 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, {config.num_attention_heads} heads. "
         f"Trained with plm-composer {__version__}.",
         "",
-        "```python",
-        "from transformers import AutoTokenizer, EsmForMaskedLM",
-        "model = EsmForMaskedLM.from_pretrained(FOLDER)",
-        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
-        "```",
+        *(_VARIANT_USAGE if variant else _USAGE),
     ]
+    if variant:
+        fields = ", ".join(f"`{name}: {getattr(config, name)}`" for name in variant)
+        lines += ["", f"It differs from ESM2 in what `transformers` has no class for: {fields}."]
     if scores:
         lines += [
             "",

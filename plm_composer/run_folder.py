@@ -11,6 +11,7 @@ from typing import Any
 
 from plm_composer.config import TrainConfig, read_resolved, to_yaml
 from plm_composer.errors import UserError
+from plm_composer.model.huggingface import loader, read_config
 from plm_composer.whole_files import FULL_DISK, is_full, replacing
 
 _DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
@@ -67,7 +68,7 @@ class RunFolder:
         lines += [f"{'checkpoint':<12}{self.latest}"] if self.latest.exists() else []
         if self.export.is_dir():
             lines += [
-                f"{'model':<12}{self.export}  (loads with transformers.EsmForMaskedLM.from_pretrained)",
+                f"{'model':<12}{self.export}  (loads with {loader(read_config(self.export))})",
                 "",
                 "next:",
                 f"  plm evaluate {self.export} --data PROTEINS.fasta",

@@ -1,7 +1,8 @@
 """Attention over proteins of unequal length, packed into one row or padded into a rectangle.
 
 Every function here takes queries that are already scaled by ``head_size ** -0.5``: ESM2 scales before it rotates.
-There is no dropout, no causal mask, and a protein only ever sees itself.
+There is no dropout, no causal mask, and a protein only ever sees itself. ``slopes`` are those of ``alibi.py``, shape
+(heads,), or None for a model without them.
 """
 
 from __future__ import annotations
@@ -16,34 +17,39 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from plm_composer.errors import UserError
+from plm_composer.model.alibi import Alibi, alibi_bias, make_alibi
 from plm_composer.model.tiled_attention import TiledAttention
 from plm_composer.precision import multiplies_bf16
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of one batch: queries, keys and values of one shape, (..., heads, head_size), to a result of that shape."""
-Backend = Callable[[Tensor, int], Attend]
-"""Looks at the ``cu_seqlens`` and the greatest length of a batch once; what it returns serves all layers."""
+Backend = Callable[[Tensor, int, "Tensor | None"], Attend]
+"""Looks at a batch once, at its ``cu_seqlens``, greatest length and slopes; what it returns serves all layers."""
 
 
-def prepare_reference(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
+def prepare_reference(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
     """One call of torch's attention per protein: slow, and right. The other backends are held against it."""
     bounds = _bounds(cu_seqlens)
     del max_seqlen
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return _attend_each(query, key, value, bounds)
+        return _attend_each(query, key, value, bounds, slopes)
 
     return attend
 
 
-def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
+def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
     """For CPUs: the tiled attention of ``tiled_attention.py``; torch's fused kernel has a slow bf16 backward.
 
     In bf16, where the processor multiplies it, all products are bf16, as they are in the unfused attention of others.
     Elsewhere bf16 is computed in fp32. Where no gradient is wanted, torch's kernel is the faster one for wider dtypes.
     """
     bounds = _bounds(cu_seqlens)
-    del max_seqlen
+
+    @functools.cache
+    def alibi(dtype: torch.dtype) -> Alibi | None:
+        return None if slopes is None else make_alibi(slopes, max_seqlen, dtype)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         working = query.dtype
@@ -53,22 +59,25 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
         result: Tensor
         if working != torch.bfloat16 and not torch.is_grad_enabled():
             with torch.autocast("cpu", enabled=False):
-                result = _attend_each(query_, key_, value_, bounds)
+                result = _attend_each(query_, key_, value_, bounds, slopes)
         else:
-            result = TiledAttention.apply(query_, key_, value_, bounds)  # type: ignore[no-untyped-call]
+            result = TiledAttention.apply(query_, key_, value_, bounds, alibi(working))  # type: ignore[no-untyped-call]
         return result.to(query.dtype)
 
     return attend
 
 
-def prepare_nested(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
+def prepare_nested(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
     """For GPUs: the variable-length kernels that torch brings along, reached by its jagged nested tensors.
 
     Only its fused kernels are allowed: torch 2.7 falls back to a formula whose gradients are wrong, without a word.
 
     Raises:
+        UserError: If there are slopes, for which these kernels have no place.
         RuntimeError: When called where there is no fused kernel: on CPU, in fp64, or on a GPU that is too old.
     """
+    if slopes is not None:
+        raise UserError("attention_backend: 'nested' knows no ALiBi; leave it out, or choose 'reference' or 'flash'")
     offsets = cu_seqlens.long()
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -82,13 +91,16 @@ def prepare_nested(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
     return attend
 
 
-def prepare_flash(cu_seqlens: Tensor, max_seqlen: int) -> Attend:
+def prepare_flash(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
     """The ``flash-attn`` package: GPU, fp16 and bf16 only."""
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         bounds = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
-        result: Tensor = flash_attn_varlen_func(query, key, value, *bounds, softmax_scale=1.0)
+        # Without a causal mask, its ALiBi is the symmetric one.
+        result: Tensor = flash_attn_varlen_func(
+            query, key, value, *bounds, softmax_scale=1.0, alibi_slopes=None if slopes is None else slopes.float()
+        )
         return result
 
     return attend
@@ -102,17 +114,25 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """Name of the fastest backend for queries of this dtype on this device."""
+def choose_backend(device: torch.device, dtype: torch.dtype, alibi: bool = False) -> str:
+    """Name of the fastest backend for queries of this dtype on this device, and for ALiBi."""
     if device.type == "cpu":
         return "cpu"
     if device.type != "cuda" or dtype == torch.float64:
         return "reference"
-    return "flash" if dtype in (torch.float16, torch.bfloat16) and _has_flash_attention() else "nested"
+    if dtype in (torch.float16, torch.bfloat16) and _has_flash_attention():
+        return "flash"
+    return "reference" if alibi else "nested"
 
 
 def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, backend: str | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    backend: str | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Attention within each protein of a packed row.
 
@@ -123,33 +143,41 @@ def packed_attention(
         cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32.
         max_seqlen: Length of the longest protein.
         backend: A name in ``BACKENDS``; None for the fastest one.
+        slopes: Those of ALiBi, shape (heads,).
 
     Returns:
         Shape (tokens, heads, head_size).
     """
-    name = backend or choose_backend(query.device, query.dtype)
-    return BACKENDS[name](cu_seqlens, max_seqlen)(query, key, value)
+    name = backend or choose_backend(query.device, query.dtype, slopes is not None)
+    return BACKENDS[name](cu_seqlens, max_seqlen, slopes)(query, key, value)
 
 
-def prepare_padded(attention_mask: Tensor) -> Attend:
+def prepare_padded(attention_mask: Tensor, slopes: Tensor | None = None) -> Attend:
     """Attention for padded batches.
 
     Args:
         attention_mask: True on tokens, False on padding, shape (proteins, length).
+        slopes: Those of ALiBi, shape (heads,).
 
     Returns:
         A function of tensors of shape (proteins, length, heads, head_size).
     """
-    mask = attention_mask[:, None, None, :]
+    keys = attention_mask[:, None, None, :]
+
+    @functools.cache
+    def mask(dtype: torch.dtype) -> Tensor:
+        if slopes is None:
+            return keys
+        return alibi_bias(slopes, keys.shape[-1]).to(dtype).masked_fill(~keys, float("-inf"))
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0).transpose(1, 2)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask(query.dtype), scale=1.0).transpose(1, 2)
 
     return attend
 
 
-def prepare_recording(attention_mask: Tensor, maps: list[Tensor]) -> Attend:
+def prepare_recording(attention_mask: Tensor, maps: list[Tensor], slopes: Tensor | None = None) -> Attend:
     """Like ``prepare_padded``, and appends each layer's attention maps to ``maps``.
 
     The maps have the shape (proteins, heads, length, length), fp32 or better; rows and columns of padding are zero.
@@ -158,7 +186,10 @@ def prepare_recording(attention_mask: Tensor, maps: list[Tensor]) -> Attend:
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        scores = (query @ key.transpose(-1, -2)).masked_fill(~keys, float("-inf"))
+        scores = query @ key.transpose(-1, -2)
+        if slopes is not None:
+            scores = scores + alibi_bias(slopes, scores.shape[-1])
+        scores = scores.masked_fill(~keys, float("-inf"))
         probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         maps.append(probabilities * (keys & keys.transpose(-1, -2)))
         return (probabilities.to(value.dtype) @ value).transpose(1, 2)
@@ -176,11 +207,14 @@ def _bounds(cu_seqlens: Tensor) -> list[tuple[int, int]]:
     return [(start, end) for start, end in itertools.pairwise(edges) if end > start]
 
 
-def _attend_each(query: Tensor, key: Tensor, value: Tensor, bounds: list[tuple[int, int]]) -> Tensor:
+def _attend_each(
+    query: Tensor, key: Tensor, value: Tensor, bounds: list[tuple[int, int]], slopes: Tensor | None
+) -> Tensor:
     results = []
     for start, end in bounds:
         # (1, heads, length, head_size): torch has no fused attention for three dimensions.
         one_query, one_key, one_value = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
-        result = F.scaled_dot_product_attention(one_query, one_key, one_value, scale=1.0)
+        bias = None if slopes is None else alibi_bias(slopes, end - start).to(query.dtype)
+        result = F.scaled_dot_product_attention(one_query, one_key, one_value, attn_mask=bias, scale=1.0)
         results.append(result[0].transpose(0, 1))
     return torch.cat(results) if results else value

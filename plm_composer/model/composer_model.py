@@ -62,10 +62,18 @@ class ESM2ComposerModel(ComposerModel):
         return MaskedPrediction(logits, labels[select].long())
 
     def loss(self, outputs: MaskedPrediction, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
-        """Mean cross-entropy over the masked tokens, in nats; zero, with zero gradients, where there are none."""
+        """Mean cross-entropy over the masked tokens, in nats; zero, with zero gradients, where there are none.
+
+        In training, ``z_loss`` times the mean of log(Z)^2 comes on top, where Z is the softmax's denominator: logits
+        do not drift (PaLM, Chowdhery et al. 2022). Metrics never hold it.
+        """
         del batch, args, kwargs
         logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
-        return F.cross_entropy(logits, outputs.targets, reduction="sum") / max(1, outputs.targets.numel())
+        total = F.cross_entropy(logits, outputs.targets, reduction="sum")
+        z_loss = self.model.config.z_loss
+        if z_loss and self.training:
+            total = total + z_loss * logits.logsumexp(-1).square().sum()
+        return total / max(1, outputs.targets.numel())
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """The metrics, the same for training and evaluation, each weighted by token."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,13 +20,15 @@ ESM2_MASK_RATE = 0.15 * 0.8
 class ESM2Config:
     """An ESM2 and its variants. Names are those of ``transformers.EsmConfig`` where it has one.
 
-    Positions are rotary, the vocabulary is ``plm_composer.tokenizer.VOCABULARY``, there is no dropout.
+    The defaults are ESM2's: the vocabulary is ``plm_composer.tokenizer.VOCABULARY``, there is no dropout. The head
+    always is that of ESM2, with its LayerNorm and its biases.
 
     Args:
         num_hidden_layers: Number of blocks.
         hidden_size: Width of the residual stream.
-        num_attention_heads: Heads; ``hidden_size`` is divided among them, each part an even number.
-        intermediate_size: Width inside the feed-forward.
+        num_attention_heads: Heads; ``hidden_size`` is divided among them unless ``attention_head_size`` says otherwise.
+        intermediate_size: Width inside the feed-forward. Gated ones have two linear layers of it before and one after
+            the gate: two thirds of the width cost as much as without a gate.
         qkv_bias: Biases in the query, key and value projections.
         intermediate_bias: Bias in the first linear layer of the feed-forward.
         token_dropout: Zero the embeddings of ``<mask>`` and rescale the others by what is left of the protein.
@@ -34,6 +37,25 @@ class ESM2Config:
         layer_norm_eps: Epsilon of every LayerNorm.
         initializer_range: Standard deviation of the initial weights; 0.02 is that of the published configs.
         contact_head: Carry fair-esm's contact regression (it is never trained here).
+        feed_forward: ``gelu``, or ``swiglu`` (Shazeer 2020).
+        position_embedding_type: ``rotary`` (Su et al. 2021), or ``alibi`` (Press et al. 2022), here with the same cost
+            in both directions.
+        normalization: ``layernorm``, or ``rmsnorm`` (Zhang and Sennrich 2019), in the blocks and after the last one.
+        qk_norm: Normalise queries and keys, head by head (Henry et al. 2020; Dehghani et al. 2023).
+        short_convolution: Width of a depthwise convolution along each protein, added to what queries, keys and values
+            are made of (So et al. 2021; Allen-Zhu 2025); an odd number, 0 for none.
+        output_bias: Biases in the linear layers that write to the residual stream: attention's output and the second
+            one of the feed-forward.
+        norm_bias: Biases in the LayerNorms of the blocks and after the last one; an RMSNorm never has one.
+        attention_head_size: Width of a head; None divides ``hidden_size`` by the heads.
+        embedding_scale: Factor on the embeddings of tokens.
+        residual_scale: Factor on both updates of each block, such as 1 / sqrt(2 * layers).
+        initializer_residual_scaling: Divide the initial weights of the linear layers that write to the residual stream
+            by sqrt(2 * layers) (GPT-2, Radford et al. 2019).
+        layer_drop: Probability with which a protein skips the last block in training; it falls in equal steps towards
+            the first (Huang et al. 2016).
+        z_loss: Weight of the squared logarithm of the softmax's denominator in the training loss (PaLM, Chowdhery et
+            al. 2022).
 
     Raises:
         UserError: If a value has the wrong type or is impossible.
@@ -51,6 +73,19 @@ class ESM2Config:
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     contact_head: bool = True
+    feed_forward: str = "gelu"
+    position_embedding_type: str = "rotary"
+    normalization: str = "layernorm"
+    qk_norm: bool = False
+    short_convolution: int = 0
+    output_bias: bool = True
+    norm_bias: bool = True
+    attention_head_size: int | None = None
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    initializer_residual_scaling: bool = False
+    layer_drop: float = 0.0
+    z_loss: float = 0.0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -58,23 +93,53 @@ class ESM2Config:
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)} must be at least 1")
-        if self.hidden_size % (2 * self.num_attention_heads):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"model.{name}: there is no {getattr(self, name)!r}; choose from {', '.join(choices)}")
+        self._check_head_size()
+        if self.short_convolution < 0 or (self.short_convolution > 0 and self.short_convolution % 2 == 0):
             raise UserError(
-                f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no even head"
-                f" width; make it a multiple of {2 * self.num_attention_heads}"
+                f"model.short_convolution: {self.short_convolution} must be an odd number, as many neighbours on each"
+                " side; 0 for none"
             )
-        if not 0 <= self.token_dropout_mask_rate < 1:
+        for name in ("token_dropout_mask_rate", "layer_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"model.{name}: {getattr(self, name)} must be at least 0 and below 1")
+        if not 0 <= self.z_loss < math.inf:
+            raise UserError(f"model.z_loss: {self.z_loss} must be at least 0, and finite")
+        for name in ("layer_norm_eps", "initializer_range", "embedding_scale", "residual_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"model.{name}: {getattr(self, name)} must be above 0, and finite")
+
+    def _check_head_size(self) -> None:
+        # Rotary positions turn pairs.
+        least, kind = (2, "even ") if self.position_embedding_type == "rotary" else (1, "")
+        if self.attention_head_size is not None:
+            if self.attention_head_size < 1 or self.attention_head_size % least:
+                raise UserError(
+                    f"model.attention_head_size: {self.attention_head_size} must be at least {least}"
+                    + ", and even for rotary positions" * (least == 2)
+                )
+        elif self.hidden_size % (least * self.num_attention_heads):
             raise UserError(
-                f"model.token_dropout_mask_rate: {self.token_dropout_mask_rate} must be at least 0 and below 1"
+                f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no {kind}head"
+                f" width; make it a multiple of {least * self.num_attention_heads}, or set attention_head_size"
             )
-        for name in ("layer_norm_eps", "initializer_range"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"model.{name}: {getattr(self, name)} must be above 0")
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.attention_head_size or self.hidden_size // self.num_attention_heads
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all attention heads together."""
+        return self.num_attention_heads * self.head_size
+
+    @property
+    def up_size(self) -> int:
+        """Width of what the feed-forward's first linear layer gives: twice the inner one where there is a gate."""
+        return self.intermediate_size * (2 if self.feed_forward == "swiglu" else 1)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str = "model") -> ESM2Config:
@@ -103,10 +168,23 @@ class ESM2Config:
         return dataclasses.asdict(self)
 
 
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "feed_forward": ("gelu", "swiglu"),
+    "position_embedding_type": ("rotary", "alibi"),
+    "normalization": ("layernorm", "rmsnorm"),
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+}
+
+
 def _check_type(name: str, value: object, type_name: str) -> None:
-    accepted: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,)}
-    if not isinstance(value, accepted[type_name]) or (isinstance(value, bool) and type_name != "bool"):
-        raise UserError(f"model.{name}: {value!r} must be of type {type_name}")
+    if not isinstance(value, _TYPES[type_name]) or (isinstance(value, bool) and type_name != "bool"):
+        raise UserError(f"model.{name}: {value!r} must be of type {type_name.replace('| None', 'or null')}")
 
 
 PRESETS: dict[str, ESM2Config] = {
@@ -123,14 +201,41 @@ PRESETS: dict[str, ESM2Config] = {
 
 def parameter_count(config: ESM2Config) -> int:
     """Number of parameters, the untrained contact regression included where the config has one."""
-    width, inner = config.hidden_size, config.intermediate_size
-    attention = 4 * width * width + width + 3 * width * config.qkv_bias
-    feed_forward = 2 * width * inner + width + inner * config.intermediate_bias
-    block = attention + feed_forward + 4 * width
+    width = config.hidden_size
+    norm = width * (1 + (config.norm_bias and config.normalization == "layernorm"))
+    biases = (
+        3 * config.attention_size * config.qkv_bias
+        + config.up_size * config.intermediate_bias
+        + 2 * width * config.output_bias
+    )
+    block = block_matrices(config) + biases + 2 * norm + 2 * config.head_size * config.qk_norm
+    block += width * config.short_convolution
     head = width * width + 3 * width + VOCABULARY_SIZE
     tables = VOCABULARY_SIZE * width * (1 if config.tie_word_embeddings else 2)
     contact = config.contact_head * (config.num_hidden_layers * config.num_attention_heads + 1)
-    return config.num_hidden_layers * block + 2 * width + head + tables + contact
+    return config.num_hidden_layers * block + norm + head + tables + contact
+
+
+def drop_rates(config: ESM2Config) -> list[float]:
+    """Probability with which a protein skips each block in training, from the first to the last."""
+    layers = config.num_hidden_layers
+    return [config.layer_drop * (layer + 1) / layers for layer in range(layers)]
+
+
+def keep_probability(rate: float, proteins: int) -> float:
+    """Probability with which a block computes a protein, where it is one of some and at least one of them is kept.
+
+    Args:
+        rate: Probability with which each is dropped.
+        proteins: Number of proteins in the batch.
+    """
+    proteins = max(proteins, 1)
+    return 1 - rate + rate**proteins / proteins
+
+
+def block_matrices(config: ESM2Config) -> int:
+    """Number of weights in one block's matrix products: queries, keys and values, output, and the feed-forward's."""
+    return config.hidden_size * (4 * config.attention_size + config.up_size + config.intermediate_size)
 
 
 def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: int) -> int:
@@ -138,7 +243,8 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
 
     Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
     forward one, attention as the square of each protein's own length, and the head on masked tokens only.
-    Recomputation, norms, activations and the optimizer are left out, as is usual for model FLOPs.
+    What ``layer_drop`` leaves out in the mean is not counted.
+    Recomputation, norms, activations, short convolutions and the optimizer are left out, as is usual for model FLOPs.
 
     Args:
         config: The model.
@@ -147,10 +253,11 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
     """
     lengths = list(lengths)
     width = config.hidden_size
-    per_token = 2 * (4 * width * width + 2 * width * config.intermediate_size)
-    attention = 4 * width * sum(length * length for length in lengths)
+    per_token = 2 * block_matrices(config)
+    attention = 4 * config.attention_size * sum(length * length for length in lengths)
     head = 2 * (width * width + width * VOCABULARY_SIZE)
-    return 3 * (config.num_hidden_layers * (per_token * sum(lengths) + attention) + head * masked_tokens)
+    blocks = sum(keep_probability(rate, len(lengths)) for rate in drop_rates(config))
+    return round(3 * (blocks * (per_token * sum(lengths) + attention) + head * masked_tokens))
 
 
 def flops_per_token(config: ESM2Config, lengths: Iterable[int], mask_rate: float = 0.15) -> float:

@@ -2,10 +2,12 @@
 
 Top to bottom: embedding with token dropout, pre-norm blocks with rotary attention, final norm, language-model head,
 contact head. Padded and packed batches run through the same code; ``layout.py`` holds what they do differently.
+Variants (``ESM2Config``) that take more than a line have a file each.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -15,8 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from plm_composer.errors import UserError
 from plm_composer.model.attention import prepare_recording
-from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
-from plm_composer.model.layout import Layout, packed_layout, padded_layout
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, drop_rates
+from plm_composer.model.convolution import ShortConvolution
+from plm_composer.model.feed_forward import ESM2FeedForward
+from plm_composer.model.layer_drop import apply_to_kept, draw_kept
+from plm_composer.model.layout import Layout, packed_layout, padded_layout, position_slopes
+from plm_composer.model.normalization import make_head_norm, make_norm
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
 
@@ -26,29 +32,19 @@ class ESM2Attention(nn.Module):
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
         self.num_heads, self.head_size = config.num_attention_heads, config.head_size
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.attention_size, bias=config.qkv_bias)
+        self.query_norm = make_head_norm(config) if config.qk_norm else None
+        self.key_norm = make_head_norm(config) if config.qk_norm else None
+        self.out = nn.Linear(config.attention_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Attends, and mixes the heads' results, shape (..., hidden_size)."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size)).unbind(-3)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         query = layout.rotate(query * self.head_size**-0.5)
         attended: Tensor = self.out(layout.attend(query, layout.rotate(key), value).flatten(-2))
         return attended
-
-
-class ESM2FeedForward(nn.Module):
-    """Two linear layers with an exact GELU between them."""
-
-    def __init__(self, config: ESM2Config) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.intermediate_bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transforms each token on its own, shape (..., hidden_size)."""
-        down: Tensor = self.down(F.gelu(self.up(x)))
-        return down
 
 
 class ESM2Block(nn.Module):
@@ -56,16 +52,20 @@ class ESM2Block(nn.Module):
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.residual_scale = config.residual_scale
+        self.attention_norm = make_norm(config)
+        self.convolution = ShortConvolution(config) if config.short_convolution else None
         self.attention = ESM2Attention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward_norm = make_norm(config)
         self.feed_forward = ESM2FeedForward(config)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """One block's update of the residual stream, shape (..., hidden_size)."""
-        x = x + self.attention(self.attention_norm(x), layout)
-        fed: Tensor = self.feed_forward(self.feed_forward_norm(x))
-        return x + fed
+        normed = self.attention_norm(x)
+        if self.convolution is not None:
+            normed = self.convolution(normed, layout)
+        x = torch.add(x, self.attention(normed, layout), alpha=self.residual_scale)
+        return torch.add(x, self.feed_forward(self.feed_forward_norm(x)), alpha=self.residual_scale)
 
 
 class ESM2Head(nn.Module):
@@ -133,7 +133,7 @@ class ESM2(nn.Module):
         self.activation_checkpointing = False
         self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
         self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.final_norm = make_norm(config)
         self.lm_head = ESM2Head(config)
         if not config.tie_word_embeddings:
             self.decoder = nn.Linear(config.hidden_size, VOCABULARY_SIZE, bias=False)
@@ -178,11 +178,12 @@ class ESM2(nn.Module):
         """Representations after the final norm, shape (..., hidden_size); arguments as for ``forward``."""
         layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen)
         x = self._embed(input_ids, layout)
-        for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, layout)
+        drops = self.training and self.config.layer_drop > 0
+        # Drawn before anything is computed, and never again where a block is recomputed.
+        kept = draw_kept(self.config, layout.proteins) if drops else None
+        for depth, (block, rate) in enumerate(zip(self.blocks, drop_rates(self.config), strict=True)):
+            run = functools.partial(self._run, block)
+            x = run(x, layout) if kept is None else apply_to_kept(run, x, layout, kept[depth], rate)
         normed: Tensor = self.final_norm(x)
         return normed
 
@@ -210,8 +211,9 @@ class ESM2(nn.Module):
             raise UserError("this model has no contact head (model.contact_head is false): it predicts no contacts")
         is_token = _token_mask(input_ids, attention_mask)
         maps: list[Tensor] = []
-        attend = prepare_recording(is_token, maps)
-        layout = padded_layout(is_token, self.config.head_size, self.embedding.weight.dtype, attend)
+        table = self.embedding.weight
+        attend = prepare_recording(is_token, maps, position_slopes(self.config, table.device, table.dtype))
+        layout = padded_layout(is_token, self.config, table.dtype, attend)
         x = self._embed(input_ids, layout)
         logits: Tensor = self.contact_head.regression.bias
         for layer, block in enumerate(self.blocks):
@@ -240,18 +242,26 @@ class ESM2(nn.Module):
         """Composer asks which modules to recompute in the backward pass: the blocks."""
         return isinstance(module, ESM2Block)
 
+    def _run(self, block: nn.Module, x: Tensor, layout: Layout) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)  # type: ignore
+        updated: Tensor = block(x, layout)
+        return updated
+
     def _layout(
         self, input_ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, max_seqlen: int | None
     ) -> Layout:
-        head_size, dtype = self.config.head_size, self.embedding.weight.dtype
+        dtype = self.embedding.weight.dtype
         if cu_seqlens is None:
-            return padded_layout(_token_mask(input_ids, attention_mask), head_size, dtype)
+            return padded_layout(_token_mask(input_ids, attention_mask), self.config, dtype)
         if max_seqlen is None:
             raise ValueError("a packed batch needs max_seqlen beside cu_seqlens")
-        return packed_layout(input_ids, cu_seqlens, int(max_seqlen), head_size, dtype, self.attention_backend)
+        return packed_layout(input_ids, cu_seqlens, int(max_seqlen), self.config, dtype, self.attention_backend)
 
     def _embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         x: Tensor = self.embedding(input_ids)
+        if self.config.embedding_scale != 1:
+            x = x * self.config.embedding_scale
         keep = layout.is_token
         if self.config.token_dropout:
             is_mask = (input_ids == MASK_ID) & keep
@@ -276,6 +286,10 @@ class ESM2(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         with torch.no_grad():
+            if self.config.initializer_residual_scaling:
+                for block in self.blocks:
+                    for writer in (block.attention.out, block.feed_forward.down):
+                        writer.weight.mul_((2 * self.config.num_hidden_layers) ** -0.5)
             self.embedding.weight[PAD_ID].zero_()
             if self.config.contact_head:
                 self.contact_head.regression.weight.zero_()

@@ -14,7 +14,7 @@ from torch import Tensor
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.layout import inverse_frequencies
-from plm_composer.model.naming import Naming, StateDict, from_foreign, mask_rate_factor, to_foreign
+from plm_composer.model.naming import Naming, StateDict, embedding_factor, from_foreign, inexpressible, to_foreign
 from plm_composer.model.weight_files import read_torch_file
 
 NAMING = Naming(
@@ -38,27 +38,27 @@ _FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
 _CONTACT_SUFFIX = "-contact-regression.pt"
 
 
-def fold_mask_rate(state_dict: StateDict, config: ESM2Config) -> tuple[StateDict, ESM2Config]:
+def fold_embedding_factor(state_dict: StateDict, config: ESM2Config) -> tuple[StateDict, ESM2Config]:
     """The same function of every input, written for the mask rate of 0.12 that other implementations hard-code.
 
-    The embeddings take the factor (1 - rate) / (1 - 0.12). A tied decoder sees the same table, so the norm before it
-    is divided by that factor.
+    The embeddings take the factor (1 - rate) / (1 - 0.12), and ``embedding_scale`` with it. A tied decoder sees the
+    same table, so the norm before it is divided by that factor.
 
     Args:
         state_dict: Ours.
         config: Ours.
 
     Returns:
-        State dict and config with ``token_dropout_mask_rate`` 0.12.
+        State dict and config with ``token_dropout_mask_rate`` 0.12 and ``embedding_scale`` 1.
     """
-    factor = mask_rate_factor(config)
+    factor = embedding_factor(config)
     folded = dict(state_dict)
     if factor != 1:
         folded["embedding.weight"] = state_dict["embedding.weight"] * factor
         if config.tie_word_embeddings:
             for name in ("lm_head.norm.weight", "lm_head.norm.bias"):
                 folded[name] = state_dict[name] / factor
-    return folded, dataclasses.replace(config, token_dropout_mask_rate=ESM2_MASK_RATE)
+    return folded, dataclasses.replace(config, token_dropout_mask_rate=ESM2_MASK_RATE, embedding_scale=1.0)
 
 
 def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
@@ -71,13 +71,15 @@ def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
     Raises:
         UserError: If fair-esm has no model of this form.
     """
+    for name in inexpressible(config):
+        raise UserError(f"model.{name}: fair-esm knows nothing but ESM2's own; export to Hugging Face's format instead")
     if config.intermediate_size != 4 * config.hidden_size:
         raise UserError(f"model.intermediate_size: fair-esm knows only 4 x hidden_size, not {config.intermediate_size}")
     if not config.tie_word_embeddings:
         raise UserError("model.tie_word_embeddings: fair-esm knows only tied tables; export to Hugging Face instead")
     if config.layer_norm_eps != 1e-5:
         raise UserError(f"model.layer_norm_eps: fair-esm knows only 1e-5, not {config.layer_norm_eps}")
-    foreign = to_foreign(*fold_mask_rate(state_dict, config), NAMING)
+    foreign = to_foreign(*fold_embedding_factor(state_dict, config), NAMING)
     foreign["lm_head.weight"] = foreign["embed_tokens.weight"]
     for layer in range(config.num_hidden_layers):
         foreign[_FREQUENCIES.format(layer)] = inverse_frequencies(config.head_size)

@@ -1,4 +1,8 @@
-"""ESM2 weights as Hugging Face folders: ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load what we write."""
+"""ESM2 weights as Hugging Face folders: ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load what we write.
+
+A variant that ``EsmForMaskedLM`` cannot compute is written in the same files, with our own names for the weights and
+``plm_composer`` for a model type: only ``load_huggingface`` reads it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.layout import inverse_frequencies
-from plm_composer.model.naming import Naming, StateDict, from_foreign, mask_rate_factor, to_foreign
-from plm_composer.model.weight_files import read_torch_file
+from plm_composer.model.naming import (
+    Naming,
+    StateDict,
+    embedding_factor,
+    from_foreign,
+    from_own,
+    inexpressible,
+    to_foreign,
+)
+from plm_composer.model.weight_files import read_json, read_weights
 from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID, UNK_ID, VOCABULARY
 
 NAMING = Naming(
@@ -39,6 +50,8 @@ NAMING = Naming(
 )
 SECTION = "plm_composer"
 """Key of our own config inside ``config.json``: what tells a variant from the ESM2 that it is exported as."""
+OWN_TYPE = "plm_composer"
+"""The ``model_type`` of a folder that ``EsmForMaskedLM`` cannot load."""
 _TABLE, _DECODER = "esm.embeddings.word_embeddings.weight", "lm_head.decoder.weight"
 _FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
 _UNUSED = ("esm.embeddings.position_ids", "esm.embeddings.position_embeddings.weight")
@@ -57,14 +70,14 @@ def to_huggingface(state_dict: StateDict, config: ESM2Config) -> StateDict:
 
     ``EsmForMaskedLM`` hard-codes a mask rate of 0.12 in its token dropout. A model with another rate is written with
     two tables: the embeddings scaled by (1 - rate) / (1 - 0.12), the decoder as it is. That is the same function of
-    every input.
+    every input. So it is with ``embedding_scale``, and with ``residual_scale`` in the layers that it follows.
 
     Args:
         state_dict: Ours.
         config: Ours.
     """
     foreign = to_foreign(state_dict, config, NAMING)
-    factor = mask_rate_factor(config)
+    factor = embedding_factor(config)
     if factor != 1:
         foreign.setdefault(_DECODER, foreign[_TABLE])
         foreign[_TABLE] = foreign[_TABLE] * factor
@@ -87,7 +100,7 @@ def from_huggingface(state_dict: Mapping[str, Tensor], config: ESM2Config, sourc
     plain = {name: value for name, value in state_dict.items() if name not in _UNUSED}
     for layer in range(config.num_hidden_layers):
         plain.pop(_FREQUENCIES.format(layer), None)
-    factor = mask_rate_factor(config)
+    factor = embedding_factor(config)
     if factor != 1 and _TABLE in plain:
         unscaled = plain[_TABLE] / factor
         if config.tie_word_embeddings:
@@ -112,6 +125,9 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
         config: Ours.
         dtype: What the weights are stored in.
     """
+    if inexpressible(config):
+        # Nothing else: a size would have transformers make an ESM2 of it, with a warning and random weights.
+        return {"model_type": OWN_TYPE, SECTION: config.to_mapping()}
     return {
         "architectures": ["EsmForMaskedLM"],
         "model_type": "esm",
@@ -121,7 +137,7 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
         "intermediate_size": config.intermediate_size,
         "layer_norm_eps": config.layer_norm_eps,
         "token_dropout": config.token_dropout,
-        "tie_word_embeddings": config.tie_word_embeddings and mask_rate_factor(config) == 1,
+        "tie_word_embeddings": config.tie_word_embeddings and embedding_factor(config) == 1,
         "position_embedding_type": "rotary",
         "emb_layer_norm_before": False,
         "hidden_act": "gelu",
@@ -148,6 +164,10 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
     Raises:
         UserError: If it describes anything but an ESM2.
     """
+    if values.get("model_type") == OWN_TYPE:
+        if not isinstance(values.get(SECTION), Mapping):
+            raise UserError(f"{source}: section '{SECTION}' is missing, which says what the model is")
+        return ESM2Config.from_mapping(values[SECTION], f"{source}: {SECTION}")
     required = {
         "model_type": "esm",
         "position_embedding_type": "rotary",
@@ -162,7 +182,10 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
         if values.get(key):
             raise UserError(f"{source}: {key} is {values[key]!r}; only plain ESM2 models fit")
     if SECTION in values:
-        return ESM2Config.from_mapping(values[SECTION], f"{source}: {SECTION}")
+        config = ESM2Config.from_mapping(values[SECTION], f"{source}: {SECTION}")
+        for name in inexpressible(config):
+            raise UserError(f"{source}: model_type is 'esm', but {SECTION}.{name} says that it is no ESM2")
+        return config
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "layer_norm_eps")
     for name in names:
         if name not in values:
@@ -187,11 +210,16 @@ def read_config(folder: str | Path) -> ESM2Config:
         UserError: If the file is missing or unreadable, or describes anything but an ESM2.
     """
     path = Path(folder, "config.json")
-    return config_from_huggingface(_read_json(path), str(path))
+    return config_from_huggingface(read_json(path), str(path))
+
+
+def loader(config: ESM2Config) -> str:
+    """Full name of the function that loads a model of this config from the folder that ``save_huggingface`` writes."""
+    return "plm_composer.loading.load_model" if inexpressible(config) else "transformers.EsmForMaskedLM.from_pretrained"
 
 
 def load_huggingface(folder: str | Path, trust: bool = False) -> tuple[ESM2Config, StateDict]:
-    """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports.
+    """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports; or a variant of ours.
 
     Args:
         folder: Holds ``config.json`` and safetensors or PyTorch weights, whole or in parts.
@@ -204,18 +232,22 @@ def load_huggingface(folder: str | Path, trust: bool = False) -> tuple[ESM2Confi
         UserError: If a file is missing or unreadable, or describes anything but an ESM2.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    values = read_json(folder / "config.json")
+    config = config_from_huggingface(values, str(folder / "config.json"))
+    translate = from_own if values["model_type"] == OWN_TYPE else from_huggingface
     vocabulary = folder / "vocab.txt"
     if vocabulary.exists() and tuple(vocabulary.read_text().split()) != VOCABULARY:
         raise UserError(f"{vocabulary}: not the 33 tokens of ESM2 in their order")
     for name in _WEIGHT_FILES:
         if (folder / name).exists():
-            return config, from_huggingface(_read_weights(folder / name, trust), config, str(folder / name))
+            return config, translate(read_weights(folder / name, trust), config, str(folder / name))
     raise UserError(f"{folder}: holds no weights; one of {', '.join(_WEIGHT_FILES)} is needed")
 
 
 def save_huggingface(model: ESM2, folder: str | Path) -> None:
     """Writes a model as a folder for ``transformers``: config, weights, tokenizer. Logits and contacts are the same.
+
+    What ``EsmForMaskedLM`` cannot compute gets a folder that only ``load_huggingface`` reads.
 
     Args:
         model: The model, not sharded.
@@ -223,9 +255,10 @@ def save_huggingface(model: ESM2, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: value.cpu().contiguous() for name, value in to_huggingface(model.state_dict(), model.config).items()
-    }
+    weights = model.state_dict()
+    if not inexpressible(model.config):
+        weights = to_huggingface(weights, model.config)
+    weights = {name: value.cpu().contiguous() for name, value in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     special = {f"{name}_token": VOCABULARY[token_id] for name, token_id in _SPECIAL_TOKENS.items()}
     tokenizer = {"tokenizer_class": "EsmTokenizer", "clean_up_tokenization_spaces": False, **special}
@@ -237,31 +270,3 @@ def save_huggingface(model: ESM2, folder: str | Path) -> None:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give the folder of a saved EsmForMaskedLM") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not an object")
-    return content
-
-
-def _read_weights(path: Path, trust: bool) -> StateDict:
-    if path.suffix == ".json":
-        weights: StateDict = {}
-        for part in sorted(set(_read_json(path).get("weight_map", {}).values())):
-            weights |= _read_weights(path.with_name(part), trust)
-        return weights
-    if path.suffix != ".safetensors":
-        return read_torch_file(path, trust)
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, though its index names it") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error})") from None

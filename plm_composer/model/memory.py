@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, parameter_count
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, block_matrices, parameter_count
 from plm_composer.model.tiled_attention import kept_scores
 
 _FP32 = 4
@@ -153,7 +153,7 @@ def block_copies(config: ESM2Config, workload: Workload) -> int:
     """
     if not workload.bf16 or (workload.sharded and not workload.on_cpu):
         return 0
-    return _BF16 * _block_matrices(config)
+    return _BF16 * block_matrices(config)
 
 
 def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int, int]]:
@@ -165,7 +165,7 @@ def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int,
     blocks, stream = config.num_hidden_layers, _FP32 * workload.positions * config.hidden_size
     block, copies = block_activations(config, workload), block_copies(config, workload)
     head = _FP32 * (config.hidden_size**2 + VOCABULARY_SIZE * config.hidden_size)
-    block_gradients = _FP32 * _block_matrices(config)
+    block_gradients = _FP32 * block_matrices(config)
     parameters = _FP32 * parameter_count(config)
     tables = _tables(config, workload)
     kept = kept_for_backward(config, workload)
@@ -214,10 +214,6 @@ def _tables(config: ESM2Config, workload: Workload) -> int:
     return _FP32 * positions * config.head_size
 
 
-def _block_matrices(config: ESM2Config) -> int:
-    return 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
-
-
 def _gathered(config: ESM2Config, workload: Workload) -> int:
     """Bytes of whole weights and gradients that FSDP2 holds beside its shards.
 
@@ -226,7 +222,7 @@ def _gathered(config: ESM2Config, workload: Workload) -> int:
     """
     if not workload.sharded or workload.processes == 1:
         return 0
-    block = _block_matrices(config)
+    block = block_matrices(config)
     rest = parameter_count(config) - config.num_hidden_layers * block
     width = _FP32 if workload.on_cpu else workload.width
     return width * (4 * block + rest) + _FP32 * block

@@ -2,12 +2,14 @@
 
 Ours keeps queries, keys and values in one matrix, the others in three; they always have every bias and a contact
 head, ours may lack them. A missing bias is written as zeros, which is the same model, and has to be zero on reading.
+Factors that they lack go into the weights. Other variants are no models of theirs: ``inexpressible`` names what they
+lack.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -38,6 +40,24 @@ class _Entry:
     theirs: tuple[str, ...]
     shape: tuple[int, ...]
     absent: bool
+    factor: float
+
+
+_PLAIN = {
+    "feed_forward": "gelu",
+    "position_embedding_type": "rotary",
+    "normalization": "layernorm",
+    "qk_norm": False,
+    "short_convolution": 0,
+}
+"""Fields whose other values make a function that no other implementation has, and ESM2's values."""
+_SCALED = ("blocks.{}.attention.out", "blocks.{}.feed_forward.down")
+
+
+def inexpressible(config: ESM2Config) -> list[str]:
+    """Names of the fields by which a model is none that other implementations of ESM2 can compute; mostly empty."""
+    names = [name for name, value in _PLAIN.items() if getattr(config, name) != value]
+    return names + ["attention_head_size"] * (config.attention_size != config.hidden_size)
 
 
 def to_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming) -> StateDict:
@@ -55,7 +75,7 @@ def to_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming) -> Sta
     foreign: StateDict = {}
     for entry in _entries(config, naming):
         ours = torch.zeros(entry.shape, dtype=dtype, device=device) if entry.absent else state_dict[entry.ours]
-        pieces = ours.detach().chunk(len(entry.theirs))
+        pieces = (ours.detach() * entry.factor).chunk(len(entry.theirs))
         foreign.update((name, piece.clone()) for name, piece in zip(entry.theirs, pieces, strict=True))
     return foreign
 
@@ -82,17 +102,11 @@ def from_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming, sour
         shape = (entry.shape[0] // len(entry.theirs), *entry.shape[1:])
         pieces = []
         for name in entry.theirs:
-            if name not in rest:
-                if entry.absent:
-                    continue
-                raise UserError(f"{source}: weight '{name}' is missing; the file is no complete ESM2")
-            pieces.append(rest.pop(name))
-            if tuple(pieces[-1].shape) != shape:
-                raise UserError(
-                    f"{source}: weight '{name}' has shape {tuple(pieces[-1].shape)}, but the config says {shape}"
-                )
+            if name not in rest and entry.absent:
+                continue
+            pieces.append(_take(rest, name, shape, source))
         if not entry.absent:
-            ours[entry.ours] = torch.cat(pieces) if len(pieces) > 1 else pieces[0].clone()
+            ours[entry.ours] = torch.cat(pieces) / entry.factor
         elif any(bool(piece.any()) for piece in pieces):
             raise UserError(
                 f"{source}: '{entry.theirs[0]}' is not zero, but the config says that the model lacks it;"
@@ -103,16 +117,47 @@ def from_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming, sour
     return ours
 
 
-def mask_rate_factor(config: ESM2Config) -> float:
-    """What embeddings must be multiplied with so that a hard-coded mask rate of 0.12 has the effect of the config's."""
+def from_own(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str) -> StateDict:
+    """Checks that a state dict in our own names fits a config.
+
+    Args:
+        state_dict: Ours.
+        config: The config of the model to be filled.
+        source: The file, for errors.
+
+    Raises:
+        UserError: If a key is missing, unexpected or of the wrong shape.
+    """
+    rest = dict(state_dict)
+    with torch.device("meta"):
+        expected = ESM2(config).state_dict()
+    ours = {name: _take(rest, name, tuple(value.shape), source) for name, value in expected.items()}
+    if rest:
+        raise UserError(f"{source}: unexpected weight '{min(rest)}'; the config says nothing of it")
+    return ours
+
+
+def _take(rest: StateDict, name: str, shape: tuple[int, ...], source: str) -> Tensor:
+    if name not in rest:
+        raise UserError(f"{source}: weight '{name}' is missing; the file is no complete ESM2")
+    value = rest.pop(name)
+    if tuple(value.shape) != shape:
+        raise UserError(f"{source}: weight '{name}' has shape {tuple(value.shape)}, but the config says {shape}")
+    return value
+
+
+def embedding_factor(config: ESM2Config) -> float:
+    """What embeddings must be multiplied with where no scale is known, and a mask rate of 0.12 is hard-coded."""
     if not config.token_dropout or config.token_dropout_mask_rate == ESM2_MASK_RATE:
-        return 1.0
-    return (1 - config.token_dropout_mask_rate) / (1 - ESM2_MASK_RATE)
+        return config.embedding_scale
+    return config.embedding_scale * (1 - config.token_dropout_mask_rate) / (1 - ESM2_MASK_RATE)
 
 
 def _entries(config: ESM2Config, naming: Naming) -> Iterator[_Entry]:
     # The full model on the meta device knows every shape; the variant's own keys tell what it lacks.
-    full = dataclasses.replace(config, qkv_bias=True, intermediate_bias=True, contact_head=True)
+    full = dataclasses.replace(
+        config, qkv_bias=True, intermediate_bias=True, output_bias=True, norm_bias=True, contact_head=True
+    )
     with torch.device("meta"):
         shapes = {name: tuple(value.shape) for name, value in ESM2(full).state_dict().items()}
         present = ESM2(config).state_dict().keys()
@@ -123,4 +168,5 @@ def _entries(config: ESM2Config, naming: Naming) -> Iterator[_Entry]:
         pattern = ".".join(["blocks", "{}", *parts[2:]]) if block else module
         modules = naming.qkv if pattern == "blocks.{}.attention.qkv" else (naming.modules[pattern],)
         theirs = tuple(f"{foreign.format(block)}.{parameter}" for foreign in modules)
-        yield _Entry(name, theirs, shape, name not in present)
+        factor = config.residual_scale if pattern in _SCALED else 1.0
+        yield _Entry(name, theirs, shape, name not in present, factor)

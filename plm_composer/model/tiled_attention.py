@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from plm_composer.model.alibi import Alibi
+
 Bounds = Sequence[tuple[int, int]]
 """First token and end of each protein."""
 
@@ -39,13 +41,13 @@ def kept_scores(heads: int, lengths: Sequence[int]) -> int:
 
 
 class TiledAttention(torch.autograd.Function):
-    """Attention within proteins, ``apply(query, key, value, bounds)``; tensors of shape (tokens, heads, head_size).
+    """Attention within proteins, ``apply(query, key, value, bounds, alibi)``; tensors (tokens, heads, head_size).
 
     An active autocast would cast what is computed here, so both passes leave it.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds, alibi: Alibi | None) -> Tensor:
         """Attends; queries are scaled already."""
         result = torch.empty_like(query)
         room = _Room(query, bounds, keeps=any(ctx.needs_input_grad))
@@ -53,10 +55,10 @@ class TiledAttention(torch.autograd.Function):
             for index, rows in enumerate(itertools.starmap(slice, bounds)):
                 queries, keys, values = (_heads_first(x, rows) for x in (query, key, value))
                 for heads, scores in room.tiles(index):
-                    _probabilities(queries[heads], keys[heads], scores)
+                    _probabilities(queries[heads], keys[heads], scores, alibi, heads)
                     result[rows, heads] = torch.bmm(scores, values[heads]).transpose(0, 1)
         ctx.save_for_backward(query, key, value, result, *room.kept)
-        ctx.bounds = bounds
+        ctx.bounds, ctx.alibi = bounds, alibi
         return result
 
     @staticmethod
@@ -76,13 +78,13 @@ class TiledAttention(torch.autograd.Function):
                 queries_first, gradients_first = (_head_size_first(x, rows) for x in (query, gradient))
                 for (heads, scores), (_, slope) in zip(room.tiles(index), other.tiles(index), strict=True):
                     if not room.is_kept[index]:
-                        _probabilities(queries[heads], keys[heads], scores)
+                        _probabilities(queries[heads], keys[heads], scores, ctx.alibi, heads)
                     for_value[rows, heads] = torch.bmm(gradients_first[heads], scores).permute(2, 0, 1)
                     torch.bmm(deltas[heads], values[heads].transpose(1, 2), out=slope)
                     slope.mul_(scores)
                     for_query[rows, heads] = torch.bmm(slope, keys[heads]).transpose(0, 1)
                     for_key[rows, heads] = torch.bmm(queries_first[heads], slope).permute(2, 0, 1)
-        return for_query, for_key, for_value, None
+        return for_query, for_key, for_value, None, None
 
 
 @dataclasses.dataclass
@@ -140,8 +142,10 @@ def _head_size_first(x: Tensor, rows: slice) -> Tensor:
     return x[rows].permute(1, 2, 0).contiguous()
 
 
-def _probabilities(queries: Tensor, keys: Tensor, out: Tensor) -> None:
+def _probabilities(queries: Tensor, keys: Tensor, out: Tensor, alibi: Alibi | None, heads: slice) -> None:
     torch.bmm(queries, keys.transpose(1, 2), out=out)
+    if alibi is not None:
+        alibi.subtract_from(out, heads)
     torch.softmax(out, -1, out=out)
 
 

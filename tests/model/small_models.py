@@ -12,6 +12,27 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID
 
 SMALL = ESM2Config(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=128)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "swiglu": {"feed_forward": "swiglu", "intermediate_size": 84},
+    "rmsnorm": {"normalization": "rmsnorm"},
+    "qk_norm": {"qk_norm": True},
+    "qk_norm, rmsnorm": {"qk_norm": True, "normalization": "rmsnorm"},
+    "alibi": {"position_embedding_type": "alibi"},
+    "alibi, 3 heads, qk_norm": {
+        "position_embedding_type": "alibi",
+        "num_attention_heads": 3,
+        "attention_head_size": 7,
+        "qk_norm": True,
+    },
+    "convolution": {"short_convolution": 5},
+    "no biases": {"qkv_bias": False, "intermediate_bias": False, "output_bias": False, "norm_bias": False},
+    "wide heads": {"attention_head_size": 10},
+    "scales": {"embedding_scale": 3.0, "residual_scale": 0.4, "token_dropout_mask_rate": 0.25},
+    "layer drop": {"layer_drop": 0.6},
+    "z-loss": {"z_loss": 0.01},
+    "scaled start": {"initializer_residual_scaling": True},
+}
+"""What each makes of ``SMALL``: every field of the config that changes the architecture, at least once."""
 LENGTHS = (17, 40, 3, 29)
 
 

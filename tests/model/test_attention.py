@@ -9,6 +9,8 @@ import torch
 from small_models import close
 from torch import Tensor
 
+from plm_composer.errors import UserError
+from plm_composer.model.alibi import alibi_slopes
 from plm_composer.model.attention import BACKENDS, choose_backend, packed_attention
 
 LENGTHS = {
@@ -75,6 +77,12 @@ def test_cpu_backend_keeps_fp32_under_autocast() -> None:
         close(packed_attention(*tensors[:3], cu_seqlens, 130, "cpu"), expected, 1e-5)
 
 
+def test_nested_refuses_alibi() -> None:
+    tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float32)
+    with pytest.raises(UserError, match="'nested' knows no ALiBi"):
+        packed_attention(*tensors[:3], cu_seqlens, 130, "nested", alibi_slopes(3))
+
+
 def test_cpu_backend_passes_gradcheck() -> None:
     tensors, cu_seqlens = make((3, 5, 1), "cpu", torch.float64, size=4)
     arguments = [x.requires_grad_() for x in tensors[:3]]
@@ -85,4 +93,5 @@ def test_choice_of_backend() -> None:
     assert choose_backend(torch.device("cpu"), torch.bfloat16) == "cpu"
     assert choose_backend(torch.device("cuda"), torch.float32) == "nested"
     assert choose_backend(torch.device("cuda"), torch.float64) == "reference"
+    assert choose_backend(torch.device("cuda"), torch.float32, alibi=True) == "reference"
     assert choose_backend(torch.device("mps"), torch.float32) == "reference"

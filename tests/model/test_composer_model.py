@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ def test_loss_is_cross_entropy_over_all_logits(form: str) -> None:
     outputs = model(batch)
     assert outputs.logits.shape == (int((batch["labels"] != IGNORE_INDEX).sum()), 33)
     close(model.loss(outputs, batch), F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten()), 1e-5)
+
+
+def test_z_loss_is_palms_and_only_in_training() -> None:
+    batch = make_batch()["packed"]
+    model, plain = (ESM2ComposerModel(make_model(dataclasses.replace(SMALL, z_loss=weight))) for weight in (0.25, 0.0))
+    outputs = model(batch)
+    z = outputs.logits.exp().sum(-1).log()
+    close(model.loss(outputs, batch) - plain.loss(outputs, batch), 0.25 * (z * z).mean(), 1e-5)
+    assert model.eval().loss(outputs, batch) == plain.loss(outputs, batch)
+    metric = model.get_metrics(is_train=True)["masked_nll"]
+    model.train().update_metric(batch, outputs, metric)
+    close(metric.compute(), plain.loss(outputs, batch), 1e-5)
 
 
 def test_both_forms_give_the_same_loss_and_gradients() -> None:

@@ -10,7 +10,7 @@ import esm.pretrained
 import pytest
 import torch
 from esm.model.esm2 import ESM2 as FairESM2
-from small_models import SMALL, close, make_batch, make_model, randomise
+from small_models import SMALL, VARIANTS, close, make_batch, make_model, randomise
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
@@ -28,7 +28,14 @@ def test_state_dict_there_and_back_is_bit_equal() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"qkv_bias": False, "intermediate_bias": False}, {"token_dropout_mask_rate": 0.25}, {"token_dropout": False}],
+    [
+        {},
+        {"qkv_bias": False, "intermediate_bias": False},
+        {"token_dropout_mask_rate": 0.25},
+        {"token_dropout": False},
+        VARIANTS["no biases"],
+        VARIANTS["scales"],
+    ],
     ids=str,
 )
 @torch.no_grad()
@@ -87,6 +94,7 @@ def test_published_files_with_prefixes_and_without_contacts_are_read(tmp_path: P
         (dataclasses.replace(SMALL, intermediate_size=64), "esm2_x.pt", "intermediate_size"),
         (dataclasses.replace(SMALL, tie_word_embeddings=False), "esm2_x.pt", "tie_word_embeddings"),
         (dataclasses.replace(SMALL, layer_norm_eps=1e-6), "esm2_x.pt", "layer_norm_eps"),
+        (dataclasses.replace(SMALL, qk_norm=True), "esm2_x.pt", "qk_norm: fair-esm knows nothing but ESM2's own"),
         (SMALL, "model.pt", "call the file esm2_something.pt"),
     ],
 )

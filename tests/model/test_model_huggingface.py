@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_models import SMALL, close, inputs, make_batch, make_model, randomise
-from transformers import AutoTokenizer, EsmConfig, EsmForMaskedLM
+from small_models import VARIANTS as ARCHITECTURES
+from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmConfig, EsmForMaskedLM
 from transformers import logging as transformers_logging
 
 from plm_composer.errors import UserError
@@ -21,9 +22,11 @@ from plm_composer.model.huggingface import (
     config_to_huggingface,
     from_huggingface,
     load_huggingface,
+    read_config,
     save_huggingface,
     to_huggingface,
 )
+from plm_composer.model.naming import inexpressible
 from plm_composer.tokenizer import VOCABULARY, encode
 
 VARIANTS = {
@@ -34,6 +37,10 @@ VARIANTS = {
     "no token dropout": {"token_dropout": False, "token_dropout_mask_rate": 0.25},
     "untied": {"tie_word_embeddings": False},
     "no contact head": {"contact_head": False},
+    "no biases at all": ARCHITECTURES["no biases"],
+    "scales": ARCHITECTURES["scales"],
+    "scales, untied": {**ARCHITECTURES["scales"], "tie_word_embeddings": False},
+    "same width of heads": {"attention_head_size": 8},
     "other widths": {"intermediate_size": 72, "layer_norm_eps": 1e-3, "num_attention_heads": 2},
 }
 
@@ -72,9 +79,9 @@ def ids_of(ids: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"tokens": ids["input_ids"], "attention_mask": ids["attention_mask"].float()}
 
 
-@pytest.mark.parametrize("name", ["25 % masks", "25 % masks, untied"])
+@pytest.mark.parametrize("name", ["25 % masks", "25 % masks, untied", "scales", "scales, untied"])
 @torch.no_grad()
-def test_other_mask_rates_are_exported_exactly(name: str) -> None:
+def test_other_mask_rates_and_scales_are_exported_exactly(name: str) -> None:
     model = make_model(variant(name), torch.float64)
     theirs = EsmForMaskedLM(EsmConfig(**config_to_huggingface(model.config), attn_implementation="sdpa"))
     theirs = theirs.double().eval()
@@ -92,10 +99,62 @@ def test_our_folder_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     assert config == model.config
     expected = model.state_dict()
     assert state_dict.keys() == expected.keys()
-    rounding = 1e-7 if name == "25 % masks, untied" else 0.0
+    rounding = 1e-7 if name in ("25 % masks, untied", "scales", "scales, untied") else 0.0
     for key, value in state_dict.items():
         close(value, expected[key], rounding)
     ESM2(config).load_state_dict(state_dict)
+
+
+OWN = sorted(name for name, changes in ARCHITECTURES.items() if inexpressible(dataclasses.replace(SMALL, **changes)))
+
+
+@pytest.mark.parametrize("name", OWN)
+@torch.no_grad()
+def test_what_transformers_cannot_compute_comes_back_bit_for_bit_and_is_refused_there(
+    name: str, tmp_path: Path
+) -> None:
+    model = make_model(dataclasses.replace(SMALL, **ARCHITECTURES[name]))
+    save_huggingface(model, tmp_path)
+    config, state_dict = load_huggingface(tmp_path)
+    assert config == model.config == read_config(tmp_path)
+    back = ESM2(config)
+    back.load_state_dict(state_dict)
+    packed = inputs(make_batch()["packed"])
+    assert torch.equal(back.eval()(**packed), model(**packed))
+    for theirs in (AutoModelForMaskedLM, EsmForMaskedLM):
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            theirs.from_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("MK")["input_ids"] == [0, 20, 15, 2]
+
+
+def test_what_differs_from_esm2_in_training_alone_is_an_esm2() -> None:
+    assert OWN == [
+        "alibi",
+        "alibi, 3 heads, qk_norm",
+        "convolution",
+        "qk_norm",
+        "qk_norm, rmsnorm",
+        "rmsnorm",
+        "swiglu",
+        "wide heads",
+    ]
+
+
+def test_own_folders_that_are_damaged_are_one_line(tmp_path: Path) -> None:
+    save_huggingface(make_model(dataclasses.replace(SMALL, qk_norm=True)), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "blocks.1.attention.key_norm.weight"
+    for changed, message in (
+        ({key: value for key, value in weights.items() if key != name}, f"weight '{name}' is missing"),
+        (weights | {name: torch.zeros(3)}, rf"weight '{name}' has shape \(3,\), but the config says \(8,\)"),
+        (weights | {"more": torch.zeros(3)}, "unexpected weight 'more'"),
+    ):
+        save_file(changed, tmp_path / "model.safetensors")
+        with pytest.raises(UserError, match=message):
+            load_huggingface(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "plm_composer"}))
+    with pytest.raises(UserError, match="section 'plm_composer' is missing"):
+        load_huggingface(tmp_path)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -179,6 +238,7 @@ def test_wrong_weights_are_named(change: dict[str, str], message: str) -> None:
         ({"emb_layer_norm_before": True}, "emb_layer_norm_before is True"),
         ({"is_folding_model": True}, "is_folding_model is True"),
         ({"vocab_size": 34}, "vocab_size is 34"),
+        ({"plm_composer": {**SMALL.to_mapping(), "qk_norm": True}}, "model_type is 'esm', but plm_composer.qk_norm"),
         ({"plm_composer": {"hidden_size": 32}}, "plm_composer: key 'num_hidden_layers' is missing"),
     ],
 )

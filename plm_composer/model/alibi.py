@@ -1,0 +1,69 @@
+"""ALiBi (Press et al. 2022): each head lowers its scores in proportion to distance; nothing else tells positions.
+
+Proteins are read in both directions, so that the distance is |i - j|. Slopes are not trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Alibi:
+    """What is taken from scores, ready for proteins up to some length.
+
+    Args:
+        slopes: Of each head, shape (heads,).
+        distance: Between any two positions, shape (longest, longest), in the dtype of the slopes.
+    """
+
+    slopes: Tensor
+    distance: Tensor
+
+    def subtract_from(self, scores: Tensor, heads: slice) -> None:
+        """Lowers one protein's scores in place.
+
+        Args:
+            scores: Of some heads, shape (those heads, length, length).
+            heads: Which they are.
+        """
+        length = scores.shape[-1]
+        scores.addcmul_(self.distance[:length, :length], self.slopes[heads, None, None], value=-1)
+
+
+def make_alibi(slopes: Tensor, longest: int, dtype: torch.dtype) -> Alibi:
+    """Makes the tables of a batch.
+
+    Args:
+        slopes: As ``alibi_slopes`` gives them.
+        longest: Length of the longest protein.
+        dtype: What scores are computed in.
+    """
+    position = torch.arange(longest, device=slopes.device)
+    return Alibi(slopes.to(dtype), (position[:, None] - position).abs().to(dtype))
+
+
+def alibi_bias(slopes: Tensor, length: int) -> Tensor:
+    """What is added to the scores of a protein, shape (heads, length, length)."""
+    return -slopes[:, None, None] * make_alibi(slopes, length, slopes.dtype).distance
+
+
+def alibi_slopes(heads: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The slopes of the heads, shape (heads,).
+
+    They are a geometric series from 2^(-8 / heads) to 2^-8. For a number of heads that is no power of 2, the authors
+    take the series of the next lower one, and every other slope of the next higher one.
+
+    Args:
+        heads: Number of heads.
+        device: Where to.
+        dtype: Of the result.
+    """
+    lower = 2 ** math.floor(math.log2(heads))
+    exponents = [-8 * (number + 1) / lower for number in range(lower)]
+    exponents += [-8 * (2 * number + 1) / (2 * lower) for number in range(heads - lower)]
+    return torch.tensor([2**exponent for exponent in exponents], device=device, dtype=dtype)

@@ -1,0 +1,56 @@
+"""Stochastic depth (Huang et al. 2016; LayerDrop, Fan et al. 2020), protein by protein.
+
+In training each protein skips each block with a probability that grows with depth. Its tokens are taken out of the
+batch for that block, so that what is dropped is not computed either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from plm_composer.model.config import ESM2Config, drop_rates, keep_probability
+from plm_composer.model.layout import Layout
+
+
+def draw_kept(config: ESM2Config, proteins: int) -> Tensor:
+    """Draws which proteins each block computes, by torch's generator on the CPU.
+
+    Where none would be left, the luckiest one is: every parameter gets a gradient, as DDP and FSDP want.
+
+    Args:
+        config: The model.
+        proteins: Number of proteins in the batch.
+
+    Returns:
+        Shape (layers, proteins), bool, on the CPU.
+    """
+    draws = torch.rand(config.num_hidden_layers, proteins, device="cpu")
+    if not proteins:
+        return draws.bool()
+    rates = torch.tensor(drop_rates(config), device="cpu")
+    return (draws >= rates[:, None]) | (draws == draws.amax(1, keepdim=True))
+
+
+def apply_to_kept(
+    block: Callable[[Tensor, Layout], Tensor], x: Tensor, layout: Layout, kept: Tensor, rate: float
+) -> Tensor:
+    """Applies a block to some proteins. The others stay as they are.
+
+    The update is divided by the probability of being kept, so that the mean over all draws is the update without any.
+
+    Args:
+        block: Of (x, layout) to the new x.
+        x: Residual stream of the batch.
+        layout: Of the batch.
+        kept: Which proteins, shape (proteins,), bool, on the CPU.
+        rate: Probability with which each was dropped.
+    """
+    scale = 1 / keep_probability(rate, len(kept))
+    if bool(kept.all()):
+        return torch.lerp(x, block(x, layout).to(x.dtype), scale)
+    rows, part = layout.subset(kept)
+    before = x.index_select(0, rows)
+    return x.index_copy(0, rows, torch.lerp(before, block(before, part).to(x.dtype), scale))
