@@ -18,7 +18,7 @@ from plm_composer.hardware import describe_machine, prepare_cpu
 from plm_composer.loading import load_model
 from plm_composer.run_folder import RunFolder
 from plm_composer.studies.comparison import VariantSummary, summarise
-from plm_composer.studies.launching import ProcessLauncher, ending_on_sigterm, only_study
+from plm_composer.studies.launching import ProcessLauncher, ending_on_signals, only_study
 from plm_composer.studies.plan import PlannedRun, changes, check_runs, collect, plan_runs, refuse_changed
 from plm_composer.studies.plot import draw
 from plm_composer.studies.results import Failure, RunResult
@@ -109,7 +109,7 @@ def run_study(
         if todo and (warning := load_warning()):
             say(warning)
         score = None if proteins is None else functools.partial(_score, proteins=proteins)
-        with ending_on_sigterm():
+        with ending_on_signals():
             run_all(runs, launch or ProcessLauncher(lock), score, say, describe_machine())
     return _report(study, say, target)
 

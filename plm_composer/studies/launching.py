@@ -79,18 +79,23 @@ def only_study(out: Path) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def ending_on_sigterm() -> Iterator[None]:
-    """Has SIGTERM raise ``SystemExit``, so that the run that is under way is ended in an orderly manner."""
+def ending_on_signals() -> Iterator[None]:
+    """Has Ctrl-C and SIGTERM raise their exceptions, so that the run that is under way is ended in an orderly manner.
+
+    Composer takes both signals over when it is imported, and would exit on Ctrl-C without a word.
+    """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         del number, frame
         raise SystemExit(EXIT_CODE)
 
-    previous = signal.signal(signal.SIGTERM, leave)
+    handlers = {signal.SIGTERM: leave, signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[bytes], grace: float) -> None:

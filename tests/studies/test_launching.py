@@ -7,7 +7,7 @@ import threading
 import pytest
 from fake_runs import write_study
 
-from plm_composer.studies.launching import ProcessLauncher, ending_on_sigterm, only_study
+from plm_composer.studies.launching import ProcessLauncher, ending_on_signals, only_study
 from plm_composer.studies.plan import plan_runs
 from plm_composer.studies.schema import load_study
 
@@ -26,7 +26,8 @@ def test_output_and_exit_code_are_the_commands(planned) -> None:
     assert "error: which run?" in planned.log.read_text()
 
 
-def test_sigterm_ends_the_run_too(planned) -> None:
+@pytest.mark.parametrize(("number", "exception"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_signals_end_the_run_too(planned, number: int, exception: type[BaseException]) -> None:
     # It reads its YAML from a pipe that nobody writes to, and so would never end.
     pipe = planned.folder / "pipe.yaml"
     os.mkfifo(pipe)
@@ -35,14 +36,14 @@ def test_sigterm_ends_the_run_too(planned) -> None:
     def signal_once_it_runs() -> None:
         while file.read_text() in ("", f"{os.getpid()}\n"):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    with only_study(planned.folder) as lock, ending_on_sigterm():
+    with only_study(planned.folder) as lock, ending_on_signals():
         thread = threading.Thread(target=signal_once_it_runs)
         thread.start()
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(exception) as caught:
             ProcessLauncher(lock)(planned, [str(pipe)])
         thread.join()
-    assert caught.value.code == 143
+    assert getattr(caught.value, "code", 143) == 143
     with only_study(planned.folder):  # Which the run would still hold.
         pass
