@@ -53,4 +53,5 @@ def apply_to_kept(
         return torch.lerp(x, block(x, layout).to(x.dtype), scale)
     rows, part = layout.subset(kept)
     before = x.index_select(0, rows)
-    return x.index_copy(0, rows, torch.lerp(before, block(before, part).to(x.dtype), scale))
+    # Not index_copy, which keeps what it copies for its backward pass.
+    return x.index_put((rows,), torch.lerp(before, block(before, part).to(x.dtype), scale))

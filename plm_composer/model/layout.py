@@ -69,7 +69,7 @@ class Layout:
         tokens = flat if self.real is None else flat[self.real]
         result: Tensor = DepthwiseConvolution.apply(tokens, weight, self.edges)  # type: ignore[no-untyped-call]
         if self.real is not None:
-            result = torch.zeros_like(flat).index_copy(0, self.real, result)
+            result = torch.zeros_like(flat).index_put((self.real,), result)
         return result.view_as(x)
 
     def rotate(self, x: Tensor) -> Tensor:

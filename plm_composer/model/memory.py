@@ -110,36 +110,63 @@ def predict(config: ESM2Config, workload: Workload) -> Memory:
 
 
 def kept_for_backward(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that autograd holds on to when the forward pass ends, parameters themselves not counted."""
+    """Bytes that autograd holds on to when the forward pass ends, parameters themselves not counted.
+
+    With ``layer_drop`` this is the most: that of a draw that drops nothing.
+    """
     blocks = config.num_hidden_layers
     stream = _FP32 * workload.positions * config.hidden_size
     if workload.checkpointing:
         kept = blocks * stream
     else:
         kept = blocks * (block_activations(config, workload) + block_copies(config, workload))
-    return kept + stream + _head_activations(config, workload) + _tables(config, workload)
+    final_norm = workload.positions * _norm(config)
+    return kept + final_norm + _head_activations(config, workload) + _tables(config, workload)
 
 
 def block_activations(config: ESM2Config, workload: Workload) -> int:
     """Bytes that one block keeps for its backward pass, its input included and copies of its weights not.
 
-    For each position: what both norms take (the residual stream, fp32), the mean and deviation that they found, and
-    what they give, in the working precision; attention's share; and the feed-forward's inner width before and after the
-    GELU.
+    For each position: what both norms keep, and what they give, in the working precision; what goes into a short
+    convolution; attention's share; and the feed-forward's inner width before and after the GELU. A gate keeps its
+    two halves, the SiLU of one, and their product.
     """
-    norms = 2 * (_FP32 + workload.width) * config.hidden_size + 2 * 2 * _FP32
-    feed_forward = 2 * workload.width * config.intermediate_size
-    return workload.positions * (norms + feed_forward) + attention_activations(config, workload)
+    norms = 2 * (_norm(config) + workload.width * config.hidden_size)
+    convolution = workload.width * config.hidden_size * (config.short_convolution > 0)
+    inner = 4 if config.feed_forward == "swiglu" else 2
+    feed_forward = inner * workload.width * config.intermediate_size
+    return workload.positions * (norms + convolution + feed_forward) + attention_activations(config, workload)
+
+
+def _norm(config: ESM2Config) -> int:
+    """Bytes that a norm keeps of a position: its input, the residual stream in fp32, and its mean and deviation.
+
+    torch's RMSNorm is no kernel of its own: it finds one number, and keeps what it has divided by it too.
+    """
+    if config.normalization == "rmsnorm":
+        return 2 * _FP32 * config.hidden_size + _FP32
+    return _FP32 * config.hidden_size + 2 * _FP32
+
+
+def _head_norms(config: ESM2Config, workload: Workload) -> int:
+    """Bytes that the norms of queries and keys keep of a position, beside their inputs; in fp32, whatever comes in."""
+    if not config.qk_norm:
+        return 0
+    if config.normalization == "rmsnorm":
+        wide = 2 if workload.bf16 else 1
+        return 2 * _FP32 * (wide * config.attention_size + config.num_attention_heads)
+    return 2 * _FP32 * 2 * config.num_attention_heads
 
 
 def attention_activations(config: ESM2Config, workload: Workload) -> int:
     """Bytes that one block's attention keeps: tensors in the working precision, and maybe probabilities.
 
     Rotated queries and keys are tensors of their own; values are a view of the projection to all three, which stays as
-    a whole; the result is what the output projection keeps too. Probabilities are kept by attention on CPUs alone,
-    where batches are packed, up to a bound.
+    a whole, and keys too where nothing is rotated; the result is what the output projection keeps too. Probabilities
+    are kept by attention on CPUs alone, where batches are packed, up to a bound.
     """
-    tensors = (2 + 3 + 1) * workload.width * config.hidden_size
+    rotated = 2 if config.position_embedding_type == "rotary" else 1
+    tensors = (rotated + 3 + 1) * workload.width * config.attention_size + _head_norms(config, workload)
     scores = 0
     if workload.on_cpu and not workload.padded:
         scores = kept_scores(config.num_attention_heads, workload.lengths)
@@ -175,7 +202,9 @@ def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int,
     yield head, kept - _head_activations(config, workload), 2 * stream
     if workload.checkpointing:
         # A block in the forward pass. Autocast keeps its copies of all weights until the pass ends.
-        inside = stream + workload.width * workload.positions * (config.hidden_size + 2 * config.intermediate_size)
+        inside = stream + workload.width * workload.positions * (
+            config.hidden_size + config.up_size + config.intermediate_size
+        )
         yield 0, blocks * stream + tables, blocks * copies + inside
     for index in (blocks - 1, 0):
         kept = (index * stream + block + copies) if workload.checkpointing else (index + 1) * (block + copies)
@@ -192,12 +221,13 @@ def _feed_forward_backward(config: ESM2Config, workload: Workload) -> Iterator[t
     """
     stream = _FP32 * workload.positions * config.hidden_size
     inner = workload.width * workload.positions * config.intermediate_size
+    outer = workload.width * workload.positions * config.up_size
     matrix = config.hidden_size * config.intermediate_size
     # Through the second linear layer: the residual stream's gradient, its bf16 copy, the inner one, and the weights'.
     cast = workload.positions * config.hidden_size * _BF16 if workload.bf16 else 0
     yield 0, 0, stream + cast + inner + workload.width * matrix
-    # Through the GELU, which takes one inner gradient and makes another.
-    yield _FP32 * matrix, inner, stream + 2 * inner
+    # Through the activation, which takes one inner gradient and makes another, or those of both halves of a gate.
+    yield _FP32 * matrix, inner, stream + inner + outer
 
 
 def _head_activations(config: ESM2Config, workload: Workload) -> int:
@@ -209,9 +239,16 @@ def _head_activations(config: ESM2Config, workload: Workload) -> int:
 
 
 def _tables(config: ESM2Config, workload: Workload) -> int:
-    """Bytes of the rotary tables, which every block shares, fp32; padded batches have one for all proteins."""
-    positions = max(workload.lengths) if workload.padded else workload.positions
-    return _FP32 * positions * config.head_size
+    """Bytes of what tells positions, shared by all blocks: rotary tables, fp32, or ALiBi's matrix in padded batches.
+
+    Padded batches have one rotary table for all proteins. With ``layer_drop``, each block has proteins of its own.
+    """
+    longest = max(workload.lengths)
+    if config.position_embedding_type == "alibi":
+        tables = workload.width * len(workload.lengths) * config.num_attention_heads * longest**2 * workload.padded
+    else:
+        tables = _FP32 * (longest if workload.padded else workload.positions) * config.head_size
+    return tables * (config.num_hidden_layers if config.layer_drop else 1)
 
 
 def _gathered(config: ESM2Config, workload: Workload) -> int:
