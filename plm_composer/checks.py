@@ -158,11 +158,13 @@ def _check_schedule(config: TrainConfig) -> None:
         found = whole if found == "dur" else found
         return "ba" if found == "ep" else found
 
-    if "t_warmup" in config.scheduler and (warmup := unit("t_warmup", "1dur")) != (end := unit("t_max", "1dur")):
-        raise UserError(
-            f"scheduler.t_warmup is {config.scheduler['t_warmup']!r}, counted in {warmup}, and the schedule ends in "
-            f"{end}; give both in one unit, or the warm-up as a share such as 0.05dur"
-        )
+    end = unit("t_max", "1dur")
+    for key in ("t_warmup", "t_decay"):
+        if key in config.scheduler and (counted := unit(key, "1dur")) != end:
+            raise UserError(
+                f"scheduler.{key} is {config.scheduler[key]!r}, counted in {counted}, and the schedule ends in {end}; "
+                "give both in one unit, or a share such as 0.05dur"
+            )
     check_scheduler(make_scheduler(config), config.max_duration)
 
 

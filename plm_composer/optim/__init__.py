@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from composer import optim as composer_optim
 
-from plm_composer.optim.schedulers import LinearWithWarmupAndHoldScheduler
+from plm_composer.optim.schedulers import LinearToZeroScheduler, LinearWithWarmupAndHoldScheduler
+from plm_composer.optim.warmup_stable_decay import WarmupStableDecayScheduler
 
 OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -25,6 +26,7 @@ SCHEDULERS: dict[str, Any] = {
     "cosine_annealing_with_warmup": composer_optim.CosineAnnealingWithWarmupScheduler,
     "exponential": composer_optim.ExponentialScheduler,
     "linear": composer_optim.LinearScheduler,
+    "linear_to_zero": LinearToZeroScheduler,
     "linear_with_warmup": composer_optim.LinearWithWarmupScheduler,
     "linear_with_warmup_and_hold": LinearWithWarmupAndHoldScheduler,
     "multistep": composer_optim.MultiStepScheduler,
@@ -32,4 +34,5 @@ SCHEDULERS: dict[str, Any] = {
     "polynomial": composer_optim.PolynomialScheduler,
     "polynomial_with_warmup": composer_optim.PolynomialWithWarmupScheduler,
     "step": composer_optim.StepScheduler,
+    "warmup_stable_decay": WarmupStableDecayScheduler,
 }
