@@ -39,7 +39,6 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import load_huggingface, read_config
 from plm_composer.optim import OPTIMIZERS
-from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.resume import forget_downloaded, prepare_checkpoints
@@ -125,6 +124,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
     fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
+    optimizer = make_optimizer(config, model)
     try:
         return Trainer(
             model=model,
@@ -132,7 +132,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
             eval_dataloader=make_evaluation(config, places, model),
             max_duration=config.max_duration,
             algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
-            optimizers=make_optimizer(config, model),
+            optimizers=optimizer,
             schedulers=scheduler,
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
@@ -194,13 +194,13 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
 
 
 def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Makes the optimizer, torch's fused one where there is one; biases and norms do not decay."""
+    """Makes the optimizer, torch's fused one where there is one, with the parameter groups that it needs."""
     arguments = dict(config.optimizer)
-    target = OPTIMIZERS[arguments.pop("name")]
-    if "fused" in inspect.signature(target).parameters:
+    kind = OPTIMIZERS[arguments.pop("name")]
+    if "fused" in inspect.signature(kind.target).parameters:
         arguments.setdefault("fused", True)
-    groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
-    optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
+    groups = kind.groups(model, arguments)
+    optimizer: torch.optim.Optimizer = build("optimizer", kind.target, arguments, params=groups)
     return optimizer
 
 

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytorch_optimizer
 import torch
 from composer import optim as composer_optim
 
+from plm_composer.optim.kind import OptimizerKind, copies
+from plm_composer.optim.lion import Lion
+from plm_composer.optim.muon import Muon, muon_groups, muon_states
 from plm_composer.optim.schedulers import LinearToZeroScheduler, LinearWithWarmupAndHoldScheduler
+from plm_composer.optim.soap import check_soap, soap_states
+from plm_composer.optim.stable_adamw import StableAdamW
+from plm_composer.optim.torch_states import adam_states, momentum_states
 from plm_composer.optim.warmup_stable_decay import WarmupStableDecayScheduler
 
-OPTIMIZERS: dict[str, Any] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "decoupled_adamw": composer_optim.DecoupledAdamW,
-    "decoupled_sgdw": composer_optim.DecoupledSGDW,
-    "sgd": torch.optim.SGD,
+OPTIMIZERS: dict[str, OptimizerKind] = {
+    "adam": OptimizerKind(torch.optim.Adam, adam_states),
+    "adamw": OptimizerKind(torch.optim.AdamW, adam_states),
+    "decoupled_adamw": OptimizerKind(composer_optim.DecoupledAdamW, adam_states),
+    "decoupled_sgdw": OptimizerKind(composer_optim.DecoupledSGDW, momentum_states),
+    "lion": OptimizerKind(Lion, copies(1)),
+    "muon": OptimizerKind(Muon, muon_states, muon_groups),
+    "sgd": OptimizerKind(torch.optim.SGD, momentum_states),
+    "soap": OptimizerKind(pytorch_optimizer.SOAP, soap_states, check=check_soap),
+    "stable_adamw": OptimizerKind(StableAdamW, copies(2)),
 }
 
 SCHEDULERS: dict[str, Any] = {
