@@ -19,6 +19,7 @@ from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS, preemption
+from plm_composer.callbacks.averaged_weights import AveragedWeights
 from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
@@ -39,6 +40,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import load_huggingface, read_config
 from plm_composer.optim import OPTIMIZERS
+from plm_composer.optim.schedule_free import averaged_weights, has_averaged_weights
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.resume import forget_downloaded, prepare_checkpoints
@@ -90,7 +92,8 @@ def train(config: TrainConfig) -> int:
         scores = _validation_scores(trainer)
         if config.export:
             model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
-            export_run(model.model, config, folder.export, scores)
+            with averaged_weights(model, trainer.state.optimizers[0]):
+                export_run(model.model, config, folder.export, scores)
     trainer.close()
     if dist.get_global_rank() == 0:
         print(folder.summary(scores))
@@ -138,6 +141,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
                 BatchSeed(config.seed),
+                *([AveragedWeights()] if has_averaged_weights(optimizer) else []),
                 # Without a checkpoint there would be nothing to wait for.
                 *([preemption.Preemption(config.preemption_grace)] if config.save_folder else []),
                 *_make_callbacks(config, device.name),

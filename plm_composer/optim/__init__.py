@@ -11,6 +11,7 @@ from composer import optim as composer_optim
 from plm_composer.optim.kind import OptimizerKind, copies
 from plm_composer.optim.lion import Lion
 from plm_composer.optim.muon import Muon, muon_groups, muon_states
+from plm_composer.optim.schedule_free import check_schedule_free, schedule_free_states
 from plm_composer.optim.schedulers import LinearToZeroScheduler, LinearWithWarmupAndHoldScheduler
 from plm_composer.optim.soap import check_soap, soap_states
 from plm_composer.optim.stable_adamw import StableAdamW
@@ -24,6 +25,9 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
     "decoupled_sgdw": OptimizerKind(composer_optim.DecoupledSGDW, momentum_states),
     "lion": OptimizerKind(Lion, copies(1)),
     "muon": OptimizerKind(Muon, muon_states, muon_groups),
+    "schedule_free_adamw": OptimizerKind(
+        pytorch_optimizer.ScheduleFreeAdamW, schedule_free_states, check=check_schedule_free
+    ),
     "sgd": OptimizerKind(torch.optim.SGD, momentum_states),
     "soap": OptimizerKind(pytorch_optimizer.SOAP, soap_states, check=check_soap),
     "stable_adamw": OptimizerKind(StableAdamW, copies(2)),

@@ -57,6 +57,7 @@ def test_a_resumed_optimizer_is_the_unbroken_one(name: str) -> None:
     [
         *((name, {}) for name in OPTIMIZERS),
         ("adamw", {"amsgrad": True}),
+        ("schedule_free_adamw", {"ams_bound": True}),
         ("sgd", {"momentum": 0.0}),
         ("soap", {"precondition_1d": True}),
         ("soap", {"max_precondition_dim": 40}),

@@ -22,10 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from plm_composer.gloo import correct_fsdp_on_cpus
 from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.optim.schedule_free import averaged_weights
 
 WORLD = 2
 STEPS = 3
-SHARDED = ["lion", "muon", "stable_adamw"]
+SHARDED = ["lion", "muon", "schedule_free_adamw", "stable_adamw"]
 CASES = [
     *((name, way) for name in SHARDED for way in ("ddp", "fsdp2", "resumed")),
     ("soap", "ddp"),
@@ -47,8 +48,12 @@ def under_ddp(name: str, rank: int) -> ESM2ComposerModel:
 
 
 def under_fsdp2(name: str, rank: int) -> ESM2ComposerModel:
+    """Evaluates between two steps, which must not be felt."""
     model, optimizer = sharded(name)
-    train(model, optimizer, range(STEPS), rank)
+    train(model, optimizer, range(STEPS - 1), rank)
+    with averaged_weights(model, optimizer), torch.no_grad():
+        model(tiny_batch(0))
+    train(model, optimizer, range(STEPS - 1, STEPS), rank)
     return model
 
 
