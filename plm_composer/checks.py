@@ -24,6 +24,7 @@ from plm_composer.errors import UserError
 from plm_composer.loggers import LOGGERS
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim.kind import OptimizerKind
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.sharding import make_sharding
 
@@ -46,8 +47,8 @@ def check_config(config: TrainConfig) -> None:
         model_config(config)
     if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):
         raise UserError("data names no dataset; set data.local, data.remote, data.streams or data.fasta")
-    _check_named("optimizer", config.optimizer, OPTIMIZERS, given=("params",))
-    _check_named("scheduler", config.scheduler, SCHEDULERS)
+    _check_optimizer(config)
+    _check_scheduler_arguments(config)
     for kind, entries, registry, refused in (
         ("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS),
         ("callbacks", config.callbacks, CALLBACKS, {}),
@@ -121,14 +122,24 @@ def make_collator(config: TrainConfig) -> Collator:
     )
 
 
-def _check_named(
-    section: str, given_arguments: Mapping[str, Any], registry: Mapping[str, Any], given: tuple[str, ...] = ()
-) -> None:
-    arguments = dict(given_arguments)
+def _check_optimizer(config: TrainConfig) -> None:
+    name, arguments = _split_name("optimizer", config.optimizer, OPTIMIZERS)
+    kind: OptimizerKind = look_up("optimizer.name", name, OPTIMIZERS)
+    check_arguments("optimizer", kind.target, arguments, given=("params",), only_named=True)
+    kind.check(config)
+
+
+def _check_scheduler_arguments(config: TrainConfig) -> None:
+    name, arguments = _split_name("scheduler", config.scheduler, SCHEDULERS)
+    check_arguments("scheduler", look_up("scheduler.name", name, SCHEDULERS), arguments)
+
+
+def _split_name(section: str, entries: Mapping[str, Any], registry: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    arguments = dict(entries)
     name = arguments.pop("name", None)
     if name is None:
         raise UserError(f"{section}.name is missing; choose from {', '.join(registry)}")
-    check_arguments(section, look_up(f"{section}.name", name, registry), arguments, given)
+    return name, arguments
 
 
 def _check_times(config: TrainConfig) -> None:
@@ -162,11 +173,13 @@ def _check_schedule(config: TrainConfig) -> None:
         found = whole if found == "dur" else found
         return "ba" if found == "ep" else found
 
-    if "t_warmup" in config.scheduler and (warmup := unit("t_warmup", "1dur")) != (end := unit("t_max", "1dur")):
-        raise UserError(
-            f"scheduler.t_warmup is {config.scheduler['t_warmup']!r}, counted in {warmup}, and the schedule ends in "
-            f"{end}; give both in one unit, or the warm-up as a share such as 0.05dur"
-        )
+    end = unit("t_max", "1dur")
+    for key in ("t_warmup", "t_decay"):
+        if key in config.scheduler and (counted := unit(key, "1dur")) != end:
+            raise UserError(
+                f"scheduler.{key} is {config.scheduler[key]!r}, counted in {counted}, and the schedule ends in {end}; "
+                "give both in one unit, or a share such as 0.05dur"
+            )
     check_scheduler(make_scheduler(config), planned_duration(config))
 
 

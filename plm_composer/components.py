@@ -43,7 +43,9 @@ def look_up(key: str, name: Any, registry: Mapping[str, Any], refused: Mapping[s
     return registry[name]
 
 
-def check_arguments(key: str, target: Any, arguments: Mapping[str, Any], given: Iterable[str] = ()) -> None:
+def check_arguments(
+    key: str, target: Any, arguments: Mapping[str, Any], given: Iterable[str] = (), only_named: bool = False
+) -> None:
     """Checks arguments against a class's signature.
 
     Args:
@@ -51,6 +53,7 @@ def check_arguments(key: str, target: Any, arguments: Mapping[str, Any], given: 
         target: The class.
         arguments: Name to value, as in the YAML.
         given: Arguments that our code adds, such as an optimizer's parameters.
+        only_named: Refuse what the signature does not name, where the class would take it and do nothing with it.
 
     Raises:
         UserError: An argument is unknown or a required one is missing.
@@ -63,6 +66,7 @@ def check_arguments(key: str, target: Any, arguments: Mapping[str, Any], given: 
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in given
     }
     accepts_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()) and bool(named)
+    accepts_any = accepts_any and not only_named
     for name in arguments:
         if name not in named and not accepts_any:
             raise UserError(f"{key}.{name}: there is no such argument; {suggestion(name, named)}")

@@ -19,6 +19,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.fair_esm import load_fair_esm
 from plm_composer.model.huggingface import load_huggingface
 from plm_composer.model.weight_files import read_torch_file
+from plm_composer.optim.schedule_free import average_checkpoint
 from plm_composer.run_folder import RunFolder
 from plm_composer.stored_checkpoints import fetch_model
 from plm_composer.unpickling import plain_values_only
@@ -105,10 +106,9 @@ def _load_sharded(path: Path, trust: bool) -> LoadedModel:
 def _from_composer(state: Mapping[str, Any], path: Path) -> LoadedModel:
     record = _find_record(state, path)
     run = parse_config(yaml.safe_load(record["config"]), str(path))
+    averaged = average_checkpoint(state["model"], state.get("optimizers") or {})
     weights = {
-        name.removeprefix(_MODEL_PREFIX): tensor
-        for name, tensor in state["model"].items()
-        if name.startswith(_MODEL_PREFIX)
+        name.removeprefix(_MODEL_PREFIX): tensor for name, tensor in averaged.items() if name.startswith(_MODEL_PREFIX)
     }
     return LoadedModel(_assemble(ESM2Config.from_mapping(record["model"], str(path)), weights, path), path, run)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from composer.utils import dist, get_device
 
 from plm_composer.checks import make_collator, model_config
 from plm_composer.config import TrainConfig
+from plm_composer.model.config import ESM2Config, parameter_count
+from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import read_config
-from plm_composer.model.memory import Memory, Workload, optimizer_states, predict
+from plm_composer.model.memory import Memory, Workload, predict
+from plm_composer.optim import OPTIMIZERS
 from plm_composer.precision import resolve_precision
 from plm_composer.sharding import make_sharding
 
@@ -55,6 +59,8 @@ def estimate(config: TrainConfig) -> Estimate:
     proteins = config.global_train_batch_size // processes
     lengths = _microbatch(config, proteins)
     sharding = make_sharding(config.fsdp_config, processes)
+    pretrained = config.model.get("pretrained")
+    model = model_config(config) if pretrained is None else read_config(pretrained)
     workload = Workload(
         lengths=lengths,
         mask_rate=make_collator(config).masking.mask_rate,
@@ -63,13 +69,20 @@ def estimate(config: TrainConfig) -> Estimate:
         on_cpu=device == "cpu",
         checkpointing=config.activation_checkpointing,
         accumulates=sum(lengths) < proteins * config.data.crop_length,
-        optimizer_states=optimizer_states(config.optimizer["name"], config.optimizer),
+        optimizer_states=_optimizer_states(config, model),
         processes=processes if sharding is None else sharding.shard_degree(processes),
         sharded=sharding is not None,
     )
-    pretrained = config.model.get("pretrained")
-    model = model_config(config) if pretrained is None else read_config(pretrained)
     return Estimate(predict(model, workload), workload.positions, config.device_train_microbatch_tokens is not None)
+
+
+def _optimizer_states(config: TrainConfig, model: ESM2Config) -> float:
+    """fp32 values that the optimizer keeps for each parameter, on average."""
+    arguments = dict(config.optimizer)
+    kind = OPTIMIZERS[arguments.pop("name")]
+    with torch.device("meta"):
+        shapes = ESM2(model)
+    return kind.total_states(shapes, arguments) / parameter_count(model)
 
 
 def _microbatch(config: TrainConfig, proteins: int) -> list[int]:

@@ -22,6 +22,7 @@ from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.ledger import Ledger, open_ledger, process_start
 from plm_composer.callbacks import CALLBACKS, preemption
+from plm_composer.callbacks.averaged_weights import AveragedWeights
 from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.budget import Budget
 from plm_composer.callbacks.loss_guard import LossGuard
@@ -43,7 +44,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import load_huggingface, read_config
 from plm_composer.optim import OPTIMIZERS
-from plm_composer.optim.parameter_groups import parameter_groups
+from plm_composer.optim.schedule_free import averaged_weights, has_averaged_weights
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.resume import forget_downloaded, prepare_checkpoints
@@ -102,7 +103,8 @@ def train(config: TrainConfig) -> int:
         ledger.charge("export")
         if config.export:
             model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
-            export_run(model.model, config, folder.export, scores)
+            with averaged_weights(model, trainer.state.optimizers[0]):
+                export_run(model.model, config, folder.export, scores)
     ledger.charge("exit")
     trainer.close()
     if dist.get_global_rank() == 0:
@@ -141,6 +143,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
     model = make_model(config, device.name)
     per_device = config.global_train_batch_size // dist.get_world_size()
     fsdp = make_sharding(config.fsdp_config, dist.get_world_size())
+    optimizer = make_optimizer(config, model)
     try:
         return Trainer(
             model=model,
@@ -148,13 +151,14 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
             eval_dataloader=make_evaluation(config, places, model),
             max_duration=planned_duration(config),
             algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
-            optimizers=make_optimizer(config, model),
+            optimizers=optimizer,
             schedulers=scheduler,
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
                 *([Budget(ledger)] if config.budget is not None else []),
                 BatchSeed(config.seed),
+                *([AveragedWeights()] if has_averaged_weights(optimizer) else []),
                 # Without a checkpoint there would be nothing to wait for.
                 *([preemption.Preemption(config.preemption_grace)] if config.save_folder else []),
                 *_make_callbacks(config, device.name),
@@ -211,13 +215,13 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
 
 
 def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Makes the optimizer, torch's fused one where there is one; biases and norms do not decay."""
+    """Makes the optimizer, torch's fused one where there is one, with the parameter groups that it needs."""
     arguments = dict(config.optimizer)
-    target = OPTIMIZERS[arguments.pop("name")]
-    if "fused" in inspect.signature(target).parameters:
+    kind = OPTIMIZERS[arguments.pop("name")]
+    if "fused" in inspect.signature(kind.target).parameters:
         arguments.setdefault("fused", True)
-    groups = parameter_groups(model, arguments.get("weight_decay", 0.0))
-    optimizer: torch.optim.Optimizer = build("optimizer", target, arguments, params=groups)
+    groups = kind.groups(model, arguments)
+    optimizer: torch.optim.Optimizer = build("optimizer", kind.target, arguments, params=groups)
     return optimizer
 
 

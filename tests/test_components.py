@@ -39,6 +39,8 @@ def test_keyword_arguments_are_let_through() -> None:
     def target(known: int = 0, **others: int) -> None: ...
 
     check_arguments("thing", target, {"anything": 1})
+    with pytest.raises(UserError, match=r"thing\.anything: there is no such argument; choose from known"):
+        check_arguments("thing", target, {"anything": 1}, only_named=True)
 
 
 def test_every_algorithm_of_composer_is_accepted_or_refused_with_a_reason() -> None:

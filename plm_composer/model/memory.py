@@ -11,8 +11,7 @@ keeping what is freed), evaluation, and the data loader's processes come on top.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, block_matrices, parameter_count
 from plm_composer.model.tiled_attention import kept_scores
@@ -33,7 +32,7 @@ class Workload:
         on_cpu: Trains on a CPU, whose attention may keep scores.
         checkpointing: Keep only the inputs of blocks.
         accumulates: Several microbatches a step, so that gradients are there when the next one begins.
-        optimizer_states: fp32 values that the optimizer keeps for each parameter.
+        optimizer_states: fp32 values that the optimizer keeps for each parameter, on average.
         processes: Number of processes that train together.
         sharded: They divide weights, gradients and optimizer states (FSDP2), rather than keep them whole (DDP).
     """
@@ -45,7 +44,7 @@ class Workload:
     on_cpu: bool = True
     checkpointing: bool = False
     accumulates: bool = False
-    optimizer_states: int = 2
+    optimizer_states: float = 2.0
     processes: int = 1
     sharded: bool = False
 
@@ -99,7 +98,7 @@ def predict(config: ESM2Config, workload: Workload) -> Memory:
             Memory(
                 weights=parameters // ranks,
                 gradients=(parameters if workload.accumulates else gradients) // ranks + buckets,
-                optimizer=workload.optimizer_states * parameters // ranks,
+                optimizer=round(workload.optimizer_states * parameters) // ranks,
                 activations=activations,
                 working=working + _gathered(config, workload),
             )
@@ -263,22 +262,3 @@ def _gathered(config: ESM2Config, workload: Workload) -> int:
     rest = parameter_count(config) - config.num_hidden_layers * block
     width = _FP32 if workload.on_cpu else workload.width
     return width * (4 * block + rest) + _FP32 * block
-
-
-_STATES: dict[str, Callable[[Mapping[str, Any]], int]] = {
-    "adam": lambda arguments: 3 if arguments.get("amsgrad") else 2,
-    "adamw": lambda arguments: 3 if arguments.get("amsgrad") else 2,
-    "decoupled_adamw": lambda arguments: 3 if arguments.get("amsgrad") else 2,
-    "decoupled_sgdw": lambda arguments: 1 if arguments.get("momentum") else 0,
-    "sgd": lambda arguments: 1 if arguments.get("momentum") else 0,
-}
-
-
-def optimizer_states(name: str, arguments: Mapping[str, Any]) -> int:
-    """fp32 values that an optimizer keeps for each parameter.
-
-    Args:
-        name: In ``plm_composer.optim.OPTIMIZERS``.
-        arguments: What it is made with.
-    """
-    return _STATES[name](arguments)

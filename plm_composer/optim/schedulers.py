@@ -39,6 +39,17 @@ class LinearWithWarmupAndHoldScheduler(ComposerScheduler):
         return self.alpha_i + progress * (self.alpha_f - self.alpha_i)
 
 
+class LinearToZeroScheduler(LinearWithWarmupAndHoldScheduler):
+    """Warms up, and decays linearly to zero at the end of the run (Bergsma et al. 2025, "Straight to zero").
+
+    Args:
+        t_warmup: End of the warm-up from 0, a time string.
+    """
+
+    def __init__(self, t_warmup: str) -> None:
+        super().__init__(t_warmup)
+
+
 def check_scheduler(scheduler: ComposerScheduler, max_duration: int | str, batches: int | None = None) -> None:
     """Asks a schedule for its first learning rate, as the Trainer will.
 

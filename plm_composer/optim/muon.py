@@ -1,0 +1,94 @@
+"""Muon for the hidden matrices, AdamW for everything else (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_optimizer
+import torch
+from pytorch_optimizer.optimizer.muon.base import get_adjusted_lr
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from plm_composer.model.esm2 import ESM2Attention, ESM2Block, ESM2Head
+
+
+class Muon(pytorch_optimizer.Muon):
+    """Muon whose groups may hold matrices that are several in one: ``fused``, their number, is a group's option.
+
+    Query, key and value projections lie in one weight, (3 * hidden, hidden). As one matrix, the largest of them would
+    decide how far the others move; Jordan et al. therefore orthogonalise each on its own, and so does this.
+    """
+
+    @staticmethod
+    def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
+        """In place of the library's: the updates' polar factors, part by part."""
+        parts = group.get("fused", 1)
+        if parts == 1:
+            return pytorch_optimizer.Muon._orthogonalize(group, updates)
+        if len(updates) > 1 and isinstance(updates[0], DTensor):
+            # One whole matrix at a time, as the library does.
+            return [Muon._orthogonalize(group, [update])[0] for update in updates]
+        wholes = [update.full_tensor() if isinstance(update, DTensor) else update for update in updates]
+        pieces = [piece for whole in wholes for piece in whole.chunk(parts)]
+        done = pytorch_optimizer.Muon._orthogonalize(group, pieces)
+        # The library scales by the whole's shape; this makes it the part's.
+        adjusted = group["use_adjusted_lr"]
+        scale = get_adjusted_lr(1.0, pieces[0].shape, adjusted) / get_adjusted_lr(1.0, wholes[0].shape, adjusted)
+        return [
+            _distribute_like(torch.cat(done[parts * index : parts * (index + 1)]) * scale, update)
+            for index, update in enumerate(updates)
+        ]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state, from torch's sharded checkpoints too, which turn tuples into lists."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            if "ns_coeffs" in group:
+                group["ns_coeffs"] = [tuple(coefficients) for coefficients in group["ns_coeffs"]]
+
+
+def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Splits an ESM2's trainable parameters.
+
+    Muon takes the matrices between hidden states: those of the blocks, and the head's dense layer. Tables, which map
+    tokens, norms and biases are AdamW's. Only matrices decay.
+
+    Args:
+        model: The model.
+        arguments: Of ``Muon``.
+
+    Returns:
+        Groups without empty ones, which torch's sharded checkpoints cannot tell apart.
+    """
+    modules = list(model.modules())
+    fused: list[Tensor] = [module.qkv.weight for module in modules if isinstance(module, ESM2Attention)]
+    within: list[Tensor] = [p for module in modules if isinstance(module, ESM2Block) for p in module.parameters()]
+    within += [module.dense.weight for module in modules if isinstance(module, ESM2Head)]
+    fused_ids = {id(p) for p in fused}
+    hidden_ids = {id(p) for p in within if p.ndim >= 2} - fused_ids
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    rest = [p for p in trainable if id(p) not in hidden_ids | fused_ids]
+    decay, table_decay = arguments.get("weight_decay", 0.0), arguments.get("adamw_wd", 0.0)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if id(p) in hidden_ids], "use_muon": True, "weight_decay": decay},
+        {"params": [p for p in fused if p.requires_grad], "use_muon": True, "weight_decay": decay, "fused": 3},
+        {"params": [p for p in rest if p.ndim >= 2], "use_muon": False, "weight_decay": table_decay},
+        {"params": [p for p in rest if p.ndim < 2], "use_muon": False, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def muon_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
+    """fp32 values for a parameter: a momentum by Muon, two moments by AdamW."""
+    return (1 if group["use_muon"] else 2) * math.prod(shape)
+
+
+def _distribute_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Each process's part of what all of them have."""
+    if not isinstance(like, DTensor):
+        return whole
+    replicated = DTensor.from_local(whole, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)
+    return replicated.redistribute(placements=like.placements)

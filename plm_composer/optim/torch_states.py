@@ -1,0 +1,18 @@
+"""What torch's and Composer's own optimizers keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def adam_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
+    """fp32 values for a parameter: two moments, and perhaps the second's maximum."""
+    return (3 if group.get("amsgrad") else 2) * shape.numel()
+
+
+def momentum_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
+    """fp32 values for a parameter: perhaps a momentum."""
+    return shape.numel() if group.get("momentum") else 0
