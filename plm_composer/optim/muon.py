@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from plm_composer.model.esm2 import ESM2Attention, ESM2Block, ESM2Head
+from plm_composer.model.feed_forward import ESM2FeedForward
 
 
 class Muon(pytorch_optimizer.Muon):
     """Muon whose groups may hold matrices that are several in one: ``fused``, their number, is a group's option.
 
-    Query, key and value projections lie in one weight, (3 * hidden, hidden). As one matrix, the largest of them would
-    decide how far the others move; Jordan et al. therefore orthogonalise each on its own, and so does this.
+    Query, key and value projections lie in one weight, (3 * hidden, hidden), and so do the two of a gate. As one
+    matrix, the largest of them would decide how far the others move; Jordan et al. therefore orthogonalise each on its
+    own, and so does this.
     """
 
     @staticmethod
@@ -54,7 +56,7 @@ def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str
     """Splits an ESM2's trainable parameters.
 
     Muon takes the matrices between hidden states: those of the blocks, and the head's dense layer. Tables, which map
-    tokens, norms and biases are AdamW's. Only matrices decay.
+    tokens, convolutions along one channel, norms and biases are AdamW's. Norms and biases do not decay.
 
     Args:
         model: The model.
@@ -64,17 +66,30 @@ def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str
         Groups without empty ones, which torch's sharded checkpoints cannot tell apart.
     """
     modules = list(model.modules())
-    fused: list[Tensor] = [module.qkv.weight for module in modules if isinstance(module, ESM2Attention)]
+    fused: dict[int, list[Tensor]] = {3: [], 2: []}
+    for module in modules:
+        if isinstance(module, ESM2Attention):
+            fused[3].append(module.qkv.weight)
+        elif isinstance(module, ESM2FeedForward) and module.up.out_features == 2 * module.down.in_features:
+            fused[2].append(module.up.weight)
     within: list[Tensor] = [p for module in modules if isinstance(module, ESM2Block) for p in module.parameters()]
     within += [module.dense.weight for module in modules if isinstance(module, ESM2Head)]
-    fused_ids = {id(p) for p in fused}
-    hidden_ids = {id(p) for p in within if p.ndim >= 2} - fused_ids
+    fused_ids = {id(p) for several in fused.values() for p in several}
+    hidden_ids = {id(p) for p in within if p.ndim == 2} - fused_ids
     trainable = [p for p in model.parameters() if p.requires_grad]
     rest = [p for p in trainable if id(p) not in hidden_ids | fused_ids]
     decay, table_decay = arguments.get("weight_decay", 0.0), arguments.get("adamw_wd", 0.0)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trainable if id(p) in hidden_ids], "use_muon": True, "weight_decay": decay},
-        {"params": [p for p in fused if p.requires_grad], "use_muon": True, "weight_decay": decay, "fused": 3},
+        *(
+            {
+                "params": [p for p in several if p.requires_grad],
+                "use_muon": True,
+                "weight_decay": decay,
+                "fused": parts,
+            }
+            for parts, several in fused.items()
+        ),
         {"params": [p for p in rest if p.ndim >= 2], "use_muon": False, "weight_decay": table_decay},
         {"params": [p for p in rest if p.ndim < 2], "use_muon": False, "weight_decay": 0.0},
     ]

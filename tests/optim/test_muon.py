@@ -31,6 +31,17 @@ def test_hidden_matrices_are_muons_and_the_rest_is_adamws() -> None:
     assert hidden | fused | tables | vectors == {name for name in names.values() if "contact_head" not in name}
 
 
+def test_a_gate_is_two_matrices_and_a_convolution_is_none() -> None:
+    model = ESM2(ESM2Config(1, 32, 4, 64, feed_forward="swiglu", short_convolution=3))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = muon_groups(model, {})
+    fused = {group["fused"]: {names[id(p)] for p in group["params"]} for group in groups if "fused" in group}
+    assert fused == {3: {"blocks.0.attention.qkv.weight"}, 2: {"blocks.0.feed_forward.up.weight"}}
+    muon = {names[id(p)] for group in groups if group["use_muon"] for p in group["params"]}
+    assert "blocks.0.convolution.weight" not in muon
+    assert sum(len(group["params"]) for group in groups) == len([p for p in model.parameters() if p.requires_grad])
+
+
 def test_what_the_run_freezes_is_left_out() -> None:
     model = ESM2(ESM2Config(1, 32, 4, 64))
     model.blocks.requires_grad_(False)
