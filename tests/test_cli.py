@@ -43,7 +43,9 @@ def test_config_predicts_memory_at_a_bound_of_tokens(repository) -> None:
     assert (fewer["microbatch_tokens"], more["microbatch_tokens"]) == (4096, 16384)
     assert more["total"] == sum(more[kind] for kind in KINDS)
     assert fewer["weights"] == more["weights"] == more["gradients"] == pytest.approx(4 * 652e6, rel=0.01)
-    assert more["optimizer"] == 2 * more["weights"]
+    # The contact head is not trained.
+    assert more["optimizer"] == pytest.approx(2 * more["weights"], rel=1e-5)
+    assert more["optimizer"] < 2 * more["weights"]
     assert 3 * fewer["activations"] < more["activations"] < 4 * fewer["activations"]
     recomputed = result_of(*arguments, "activation_checkpointing=true")["memory"]
     assert recomputed["activations"] < fewer["activations"] / 2
