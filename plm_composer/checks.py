@@ -12,7 +12,7 @@ from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
 from composer.utils import dist
 
-from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS, check_algorithms, needed_draws
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.components import build, check_arguments, look_up, suggestion
 from plm_composer.config import TrainConfig
@@ -37,7 +37,7 @@ def check_config(config: TrainConfig) -> None:
     Raises:
         UserError: The first thing that is wrong, with its key.
     """
-    make_collator(config)
+    collator = make_collator(config)
     if "pretrained" in config.model:
         _check_pretrained(config.model)
     else:
@@ -65,6 +65,7 @@ def check_config(config: TrainConfig) -> None:
     if config.device == "gpu" and not torch.cuda.is_available():
         raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
     make_sharding(config.fsdp_config, dist.get_world_size())
+    check_algorithms(config.algorithms, collator)
     if config.compile_config is not None:
         # fullgraph: attention stays outside the graph.
         check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))
@@ -114,6 +115,7 @@ def make_collator(config: TrainConfig) -> Collator:
         crop_keeps_ends=data.crop_keeps_ends,
         batch_format=data.batch_format,
         masking=Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction),
+        draws=needed_draws(config.algorithms),
     )
 
 

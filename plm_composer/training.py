@@ -17,6 +17,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
+from plm_composer.algorithms.batch_curriculum import bind_curricula
 from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS, preemption
 from plm_composer.callbacks.batch_seed import BatchSeed
@@ -113,12 +114,14 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
     train_set = make_dataset(config, places)
+    algorithms = _build_all("algorithms", config.algorithms, ALGORITHMS)
     train_spec = make_data_spec(
         train_set,
         num_workers=config.data.num_workers,
         prefetch_factor=config.data.prefetch_factor,
         pin_memory=device.name == "gpu",
         microbatch_tokens=config.device_train_microbatch_tokens,
+        batch_transforms=bind_curricula(algorithms, train_set.collator),
     )
     scheduler = make_scheduler(config)
     check_scheduler(scheduler, config.max_duration, len(train_spec.dataloader))
@@ -131,7 +134,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
             train_dataloader=train_spec,
             eval_dataloader=make_evaluation(config, places, model),
             max_duration=config.max_duration,
-            algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
+            algorithms=algorithms,
             optimizers=make_optimizer(config, model),
             schedulers=scheduler,
             eval_interval=config.eval_interval,
