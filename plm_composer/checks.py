@@ -65,7 +65,7 @@ def check_config(config: TrainConfig) -> None:
     if config.device == "gpu" and not torch.cuda.is_available():
         raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
     make_sharding(config.fsdp_config, dist.get_world_size())
-    check_algorithms(config.algorithms, collator)
+    check_algorithms(config.algorithms, config, collator)
     if config.compile_config is not None:
         # fullgraph: attention stays outside the graph.
         check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))

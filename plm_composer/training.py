@@ -18,8 +18,10 @@ from torch._dynamo.exc import BackendCompilerFailed
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.algorithms.batch_curriculum import bind_curricula
+from plm_composer.algorithms.ema import use_averages
 from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.callbacks import CALLBACKS, preemption
+from plm_composer.callbacks.averaged_checkpoints import AveragedCheckpoints
 from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.run_record import RunRecord
@@ -91,6 +93,7 @@ def train(config: TrainConfig) -> int:
             trainer.eval()  # A finished run that is started again: nothing is left to train.
         scores = _validation_scores(trainer)
         if config.export:
+            use_averages(trainer.state.algorithms, trainer.state)
             model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
             export_run(model.model, config, folder.export, scores)
     trainer.close()
@@ -146,6 +149,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
                 *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
+                AveragedCheckpoints(),
                 *_make_saver(config),
             ],
             loggers=[*_make_loggers(config, folder), MetricsFile(folder.metrics)],

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from composer import algorithms as composer_algorithms
 
 from plm_composer.algorithms.batch_curriculum import BatchCurriculum, bind_curricula
 from plm_composer.algorithms.batch_size_warmup import BatchSizeWarmup
+from plm_composer.algorithms.ema import ExponentialMovingAverage
+from plm_composer.algorithms.layer_freezing import LayerFreezing, check_layer_freezing
+from plm_composer.algorithms.low_precision_layernorm import check_low_precision_layernorm
 from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
+from plm_composer.algorithms.sam import check_sam
 from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup
+from plm_composer.algorithms.swa import StochasticWeightAveraging, check_swa
 from plm_composer.components import build
 from plm_composer.data.collate import Collator
 
+if TYPE_CHECKING:
+    from plm_composer.config import TrainConfig
+
 ALGORITHMS: dict[str, Any] = {
     "batch_size_warmup": BatchSizeWarmup,
-    "ema": composer_algorithms.EMA,
+    "ema": ExponentialMovingAverage,
     "gradient_clipping": composer_algorithms.GradientClipping,
-    "layer_freezing": composer_algorithms.LayerFreezing,
+    "layer_freezing": LayerFreezing,
     "low_precision_layernorm": composer_algorithms.LowPrecisionLayerNorm,
     "mask_rate_schedule": MaskRateSchedule,
     "sam": composer_algorithms.SAM,
     "sequence_length_warmup": SequenceLengthWarmup,
-    "swa": composer_algorithms.SWA,
+    "swa": StochasticWeightAveraging,
 }
+
+COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] = {
+    "layer_freezing": check_layer_freezing,
+    "low_precision_layernorm": check_low_precision_layernorm,
+    "sam": check_sam,
+    "swa": check_swa,
+}
+"""What refuses an algorithm that does not fit the rest of the run, called with its arguments and the run's config."""
 
 _IMAGES_ONLY = "it works on images or convolutions, and a protein language model has none"
 
@@ -48,17 +64,21 @@ REFUSED_ALGORITHMS: dict[str, str] = {
 """Composer's algorithms that would fail or do nothing on this model, with the reason."""
 
 
-def check_algorithms(entries: Mapping[str, Mapping[str, Any] | None], collator: Collator) -> None:
+def check_algorithms(entries: Mapping[str, Mapping[str, Any] | None], config: TrainConfig, collator: Collator) -> None:
     """Checks the values of known algorithms, and that they fit the rest of the run.
 
     Args:
         entries: Names in ``ALGORITHMS``, with arguments that its signatures have; None where one is switched off.
+        config: The run's.
         collator: The run's.
 
     Raises:
         UserError: The first thing that is wrong.
     """
     active = {name: arguments for name, arguments in entries.items() if arguments is not None}
+    for name, arguments in active.items():
+        if name in COMBINATION_CHECKS:
+            COMBINATION_CHECKS[name](arguments, config)
     bind_curricula([build(f"algorithms.{name}", ALGORITHMS[name], active[name]) for name in active], collator)
 
 

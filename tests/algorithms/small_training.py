@@ -21,7 +21,6 @@ from plm_composer.training_data import find_places
 
 QUIET = (
     *(f"callbacks.{name}=null" for name in ("speed_monitor", "efficiency_monitor", "runtime_estimator", "lr_monitor")),
-    "callbacks.batch_watcher={}",
     "data.val_split=null",
     "export=false",
     "save_folder=null",
@@ -74,7 +73,7 @@ def small_training(shards: Path, *overrides: str) -> Iterator[Training]:
     """Makes a Trainer, and closes it."""
     CALLBACKS["batch_watcher"] = BatchWatcher
     try:
-        config = config_of(shards, *overrides)
+        config = config_of(shards, "callbacks.batch_watcher={}", *overrides)
         check_config(config)
         folder = RunFolder(Path(config.run_folder))
         folder.path.mkdir(exist_ok=True)
