@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
 from plm_composer.loggers import LOGGERS
 from plm_composer.model.config import PRESETS, ESM2Config
+from plm_composer.model.pretrained import check_pretrained
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.sharding import make_sharding
@@ -39,7 +39,7 @@ def check_config(config: TrainConfig) -> None:
     """
     collator = make_collator(config)
     if "pretrained" in config.model:
-        _check_pretrained(config.model)
+        check_pretrained(config.model)
     else:
         model_config(config)
     if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):
@@ -89,6 +89,8 @@ def model_config(config: TrainConfig) -> ESM2Config:
         raise UserError(f"model.name is missing; choose from {', '.join(PRESETS)}")
     preset: ESM2Config = look_up("model.name", name, PRESETS)
     known = {field.name for field in dataclasses.fields(ESM2Config)}
+    if "stack_to" in fields:
+        raise UserError("model.stack_to needs model.pretrained, a trained model to stack")
     for field in fields:
         if field not in known:
             raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
@@ -97,13 +99,6 @@ def model_config(config: TrainConfig) -> ESM2Config:
         return dataclasses.replace(preset, **fields)
     except (TypeError, ValueError) as error:
         raise UserError(f"model: {error}") from error
-
-
-def _check_pretrained(model: Mapping[str, Any]) -> None:
-    if len(model) > 1:
-        raise UserError("model.pretrained brings its own config; leave out the other keys of model")
-    if not Path(str(model["pretrained"]), "config.json").is_file():
-        raise UserError(f"model.pretrained: {model['pretrained']} is no Hugging Face folder: it has no config.json")
 
 
 def make_collator(config: TrainConfig) -> Collator:

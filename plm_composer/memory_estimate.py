@@ -9,8 +9,8 @@ from composer.utils import dist, get_device
 
 from plm_composer.checks import make_collator, model_config
 from plm_composer.config import TrainConfig
-from plm_composer.model.huggingface import read_config
 from plm_composer.model.memory import Memory, Workload, optimizer_states, predict
+from plm_composer.model.pretrained import pretrained_config
 from plm_composer.precision import resolve_precision
 from plm_composer.sharding import make_sharding
 
@@ -67,8 +67,7 @@ def estimate(config: TrainConfig) -> Estimate:
         processes=processes if sharding is None else sharding.shard_degree(processes),
         sharded=sharding is not None,
     )
-    pretrained = config.model.get("pretrained")
-    model = model_config(config) if pretrained is None else read_config(pretrained)
+    model = pretrained_config(config.model) if "pretrained" in config.model else model_config(config)
     return Estimate(predict(model, workload), workload.positions, config.device_train_microbatch_tokens is not None)
 
 

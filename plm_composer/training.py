@@ -40,7 +40,7 @@ from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import load_huggingface, read_config
+from plm_composer.model.pretrained import load_pretrained, pretrained_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.parameter_groups import parameter_groups
 from plm_composer.optim.schedulers import check_scheduler
@@ -177,22 +177,22 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder) -> Trai
 
 
 def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
-    """Makes the model, from scratch or from ``model.pretrained``.
+    """Makes the model, from scratch or from ``model.pretrained``, perhaps stacked.
 
     Args:
         config: A checked config.
         device: ``cpu`` or ``gpu``.
     """
-    pretrained = config.model.get("pretrained")
+    pretrained = "pretrained" in config.model
     sharding = make_sharding(config.fsdp_config, dist.get_world_size())
     elsewhere = sharding is not None and dist.get_global_rank() > 0
-    if elsewhere or pretrained is None:
+    if elsewhere or not pretrained:
         # Composer sends the other ranks of a sharded model their parts of rank 0's: shapes are all that they need.
         with torch.device("meta") if elsewhere else contextlib.nullcontext():
-            model = ESM2(model_config(config) if pretrained is None else read_config(pretrained))
+            model = ESM2(pretrained_config(config.model) if pretrained else model_config(config))
     else:
-        pretrained_config, state_dict = load_huggingface(pretrained, config.load_trust)
-        model = ESM2(pretrained_config)
+        its_config, state_dict = load_pretrained(config.model, config.load_trust)
+        model = ESM2(its_config)
         model.load_state_dict(state_dict)
     model.activation_checkpointing = config.activation_checkpointing
     if config.compile_config is not None:
