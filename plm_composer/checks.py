@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
 from composer.utils import dist
 
-from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS, check_algorithms, needed_draws
 from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.plan import PROVISIONAL_BATCHES
 from plm_composer.callbacks import CALLBACKS
@@ -23,6 +22,7 @@ from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
 from plm_composer.loggers import LOGGERS
 from plm_composer.model.config import PRESETS, ESM2Config
+from plm_composer.model.pretrained import check_pretrained
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 from plm_composer.optim.kind import OptimizerKind
 from plm_composer.optim.schedulers import check_scheduler
@@ -40,9 +40,9 @@ def check_config(config: TrainConfig) -> None:
     Raises:
         UserError: The first thing that is wrong, with its key.
     """
-    make_collator(config)
+    collator = make_collator(config)
     if "pretrained" in config.model:
-        _check_pretrained(config.model)
+        check_pretrained(config.model)
     else:
         model_config(config)
     if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):
@@ -70,6 +70,7 @@ def check_config(config: TrainConfig) -> None:
     if config.device == "gpu" and not torch.cuda.is_available():
         raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
     make_sharding(config.fsdp_config, dist.get_world_size())
+    check_algorithms(config.algorithms, config, collator)
     if config.compile_config is not None:
         # fullgraph: attention stays outside the graph.
         check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))
@@ -93,6 +94,8 @@ def model_config(config: TrainConfig) -> ESM2Config:
         raise UserError(f"model.name is missing; choose from {', '.join(PRESETS)}")
     preset: ESM2Config = look_up("model.name", name, PRESETS)
     known = {field.name for field in dataclasses.fields(ESM2Config)}
+    if "stack_to" in fields:
+        raise UserError("model.stack_to needs model.pretrained, a trained model to stack")
     for field in fields:
         if field not in known:
             raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
@@ -101,13 +104,6 @@ def model_config(config: TrainConfig) -> ESM2Config:
         return dataclasses.replace(preset, **fields)
     except (TypeError, ValueError) as error:
         raise UserError(f"model: {error}") from error
-
-
-def _check_pretrained(model: Mapping[str, Any]) -> None:
-    if len(model) > 1:
-        raise UserError("model.pretrained brings its own config; leave out the other keys of model")
-    if not Path(str(model["pretrained"]), "config.json").is_file():
-        raise UserError(f"model.pretrained: {model['pretrained']} is no Hugging Face folder: it has no config.json")
 
 
 def make_collator(config: TrainConfig) -> Collator:
@@ -119,6 +115,7 @@ def make_collator(config: TrainConfig) -> Collator:
         crop_keeps_ends=data.crop_keeps_ends,
         batch_format=data.batch_format,
         masking=Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction),
+        draws=needed_draws(config.algorithms),
     )
 
 

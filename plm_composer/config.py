@@ -74,7 +74,8 @@ class TrainConfig:
     run_folder: str = "runs/${run_name}"
     seed: int = 17
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """``name`` of a preset, or ``pretrained`` (a Hugging Face folder), and fields of ``ESM2Config`` over it."""
+    """``name`` of a preset, and fields of ``ESM2Config`` over it; or ``pretrained`` (a Hugging Face folder, or a run's)
+    and perhaps ``stack_to`` (a number of layers)."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     scheduler: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "constant"})

@@ -12,8 +12,8 @@ from plm_composer.checks import make_collator, model_config
 from plm_composer.config import TrainConfig
 from plm_composer.model.config import ESM2Config, parameter_count
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import read_config
 from plm_composer.model.memory import Memory, Workload, predict
+from plm_composer.model.pretrained import pretrained_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.precision import resolve_precision
 from plm_composer.sharding import make_sharding
@@ -59,8 +59,7 @@ def estimate(config: TrainConfig) -> Estimate:
     proteins = config.global_train_batch_size // processes
     lengths = _microbatch(config, proteins)
     sharding = make_sharding(config.fsdp_config, processes)
-    pretrained = config.model.get("pretrained")
-    model = model_config(config) if pretrained is None else read_config(pretrained)
+    model = pretrained_config(config.model) if "pretrained" in config.model else model_config(config)
     workload = Workload(
         lengths=lengths,
         mask_rate=make_collator(config).masking.mask_rate,

@@ -18,10 +18,13 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
+from plm_composer.algorithms.batch_curriculum import bind_curricula
+from plm_composer.algorithms.ema import use_averages
 from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.ledger import Ledger, open_ledger, process_start
 from plm_composer.callbacks import CALLBACKS, preemption
+from plm_composer.callbacks.averaged_checkpoints import AveragedCheckpoints
 from plm_composer.callbacks.averaged_weights import AveragedWeights
 from plm_composer.callbacks.batch_seed import BatchSeed
 from plm_composer.callbacks.budget import Budget
@@ -42,7 +45,7 @@ from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import load_huggingface, read_config
+from plm_composer.model.pretrained import load_pretrained, pretrained_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.schedule_free import averaged_weights, has_averaged_weights
 from plm_composer.optim.schedulers import check_scheduler
@@ -102,6 +105,7 @@ def train(config: TrainConfig) -> int:
         scores = _validation_scores(trainer)
         ledger.charge("export")
         if config.export:
+            use_averages(trainer.state.algorithms, trainer.state)
             model = getattr(trainer.state.model, "module", trainer.state.model)  # inside DDP
             with averaged_weights(model, trainer.state.optimizers[0]):
                 export_run(model.model, config, folder.export, scores)
@@ -131,12 +135,14 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
     # Before anything draws a weight; the Trainer's own seed comes too late for the model.
     reproducibility.seed_all(config.seed)
     train_set = make_dataset(config, places)
+    algorithms = _build_all("algorithms", config.algorithms, ALGORITHMS)
     train_spec = make_data_spec(
         train_set,
         num_workers=config.data.num_workers,
         prefetch_factor=config.data.prefetch_factor,
         pin_memory=device.name == "gpu",
         microbatch_tokens=config.device_train_microbatch_tokens,
+        batch_transforms=bind_curricula(algorithms, train_set.collator),
     )
     scheduler = make_scheduler(config)
     check_scheduler(scheduler, planned_duration(config), len(train_spec.dataloader))
@@ -150,7 +156,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
             train_dataloader=train_spec,
             eval_dataloader=make_evaluation(config, places, model),
             max_duration=planned_duration(config),
-            algorithms=_build_all("algorithms", config.algorithms, ALGORITHMS),
+            algorithms=algorithms,
             optimizers=optimizer,
             schedulers=scheduler,
             eval_interval=config.eval_interval,
@@ -164,6 +170,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
                 *_make_callbacks(config, device.name),
                 LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
+                AveragedCheckpoints(),
                 *_make_saver(config),
             ],
             loggers=[*_make_loggers(config, folder), MetricsFile(folder.metrics)],
@@ -191,22 +198,22 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
 
 
 def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
-    """Makes the model, from scratch or from ``model.pretrained``.
+    """Makes the model, from scratch or from ``model.pretrained``, perhaps stacked.
 
     Args:
         config: A checked config.
         device: ``cpu`` or ``gpu``.
     """
-    pretrained = config.model.get("pretrained")
+    pretrained = "pretrained" in config.model
     sharding = make_sharding(config.fsdp_config, dist.get_world_size())
     elsewhere = sharding is not None and dist.get_global_rank() > 0
-    if elsewhere or pretrained is None:
+    if elsewhere or not pretrained:
         # Composer sends the other ranks of a sharded model their parts of rank 0's: shapes are all that they need.
         with torch.device("meta") if elsewhere else contextlib.nullcontext():
-            model = ESM2(model_config(config) if pretrained is None else read_config(pretrained))
+            model = ESM2(pretrained_config(config.model) if pretrained else model_config(config))
     else:
-        pretrained_config, state_dict = load_huggingface(pretrained, config.load_trust)
-        model = ESM2(pretrained_config)
+        its_config, state_dict = load_pretrained(config.model, config.load_trust)
+        model = ESM2(its_config)
         model.load_state_dict(state_dict)
     model.activation_checkpointing = config.activation_checkpointing
     if config.compile_config is not None:

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from composer import algorithms as composer_algorithms
 
+from plm_composer.algorithms.batch_curriculum import BatchCurriculum, bind_curricula
+from plm_composer.algorithms.batch_size_warmup import BatchSizeWarmup
+from plm_composer.algorithms.ema import ExponentialMovingAverage
+from plm_composer.algorithms.layer_freezing import LayerFreezing, check_layer_freezing
+from plm_composer.algorithms.low_precision_layernorm import check_low_precision_layernorm
+from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
+from plm_composer.algorithms.sam import check_sam
+from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup
+from plm_composer.algorithms.swa import StochasticWeightAveraging, check_swa
+from plm_composer.components import build
+from plm_composer.data.collate import Collator
+
+if TYPE_CHECKING:
+    from plm_composer.config import TrainConfig
+
 ALGORITHMS: dict[str, Any] = {
-    "ema": composer_algorithms.EMA,
+    "batch_size_warmup": BatchSizeWarmup,
+    "ema": ExponentialMovingAverage,
     "gradient_clipping": composer_algorithms.GradientClipping,
-    "layer_freezing": composer_algorithms.LayerFreezing,
+    "layer_freezing": LayerFreezing,
     "low_precision_layernorm": composer_algorithms.LowPrecisionLayerNorm,
+    "mask_rate_schedule": MaskRateSchedule,
     "sam": composer_algorithms.SAM,
-    "swa": composer_algorithms.SWA,
+    "sequence_length_warmup": SequenceLengthWarmup,
+    "swa": StochasticWeightAveraging,
 }
+
+COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] = {
+    "layer_freezing": check_layer_freezing,
+    "low_precision_layernorm": check_low_precision_layernorm,
+    "sam": check_sam,
+    "swa": check_swa,
+}
+"""What refuses an algorithm that does not fit the rest of the run, called with its arguments and the run's config."""
 
 _IMAGES_ONLY = "it works on images or convolutions, and a protein language model has none"
 
 REFUSED_ALGORITHMS: dict[str, str] = {
-    "alibi": "Composer's version finds nothing to replace in ESM2, which has rotary positions",
-    "gated_linear_units": "Composer's version replaces BERT's feed-forward layers only",
+    "alibi": "Composer's version finds nothing to replace beside rotary positions; set model.positions=alibi",
+    "gated_linear_units": "Composer's version replaces BERT's feed-forward layers only; set model.feed_forward=swiglu",
     "gyro_dropout": "ESM2 has no dropout for it to replace",
     "label_smoothing": "Composer's version needs batches that are (input, target) pairs",
     "progressive_resizing": _IMAGES_ONLY,
     "selective_backprop": "Composer's version needs batches that are (input, target) pairs",
-    "seq_length_warmup": "Composer's version needs a HuggingFaceModel and cuts padded batches",
-    "stochastic_depth": "Composer's version knows ResNet blocks only and silently does nothing here",
+    "seq_length_warmup": "Composer's version needs a HuggingFaceModel; use algorithms.sequence_length_warmup",
+    "stochastic_depth": "Composer's version knows ResNet blocks only and does nothing here; set model.layer_drop",
     **dict.fromkeys(
         (
             "augmix", "blurpool", "channels_last", "colout", "cutmix", "cutout", "factorize", "ghost_batchnorm",
@@ -35,3 +62,32 @@ REFUSED_ALGORITHMS: dict[str, str] = {
     ),
 }  # fmt: skip
 """Composer's algorithms that would fail or do nothing on this model, with the reason."""
+
+
+def check_algorithms(entries: Mapping[str, Mapping[str, Any] | None], config: TrainConfig, collator: Collator) -> None:
+    """Checks the values of known algorithms, and that they fit the rest of the run.
+
+    Args:
+        entries: Names in ``ALGORITHMS``, with arguments that its signatures have; None where one is switched off.
+        config: The run's.
+        collator: The run's.
+
+    Raises:
+        UserError: The first thing that is wrong.
+    """
+    active = {name: arguments for name, arguments in entries.items() if arguments is not None}
+    for name, arguments in active.items():
+        if name in COMBINATION_CHECKS:
+            COMBINATION_CHECKS[name](arguments, config)
+    bind_curricula([build(f"algorithms.{name}", ALGORITHMS[name], active[name]) for name in active], collator)
+
+
+def needed_draws(entries: Mapping[str, Mapping[str, Any] | None]) -> frozenset[str]:
+    """Says what batches must carry for a run's curricula (``Collator.draws``).
+
+    Args:
+        entries: The ``algorithms`` section; names that are unknown are left to its checks.
+    """
+    classes = [ALGORITHMS.get(name) for name, arguments in entries.items() if arguments is not None]
+    wanted = (kind.draws for kind in classes if isinstance(kind, type) and issubclass(kind, BatchCurriculum))
+    return frozenset().union(*wanted)

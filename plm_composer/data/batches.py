@@ -8,6 +8,10 @@ A packed batch of N proteins and T tokens is a dict of
 - ``max_seqlen``: int, the longest protein's number of tokens.
 
 A padded batch is a dict of ``input_ids``, ``labels`` and ``attention_mask`` (bool), each of shape (N, L).
+
+Where a curriculum asks for it, a batch also carries ``selection`` (float64, shape of ``labels``: the draw that chose
+whether a token is masked) and ``window`` (float64, shape (N,): where a shorter piece of a protein would lie). A batch
+of which a curriculum left proteins out, or cut them to pieces, has ``proteins_read``: how many the loader read for it.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from plm_composer.tokenizer import IGNORE_INDEX, PAD_ID
 
 Batch = dict[str, Any]
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 def pack(input_ids: IntArray, labels: IntArray, lengths: IntArray) -> Batch:
@@ -63,9 +68,34 @@ def is_packed(batch: Batch) -> bool:
     return "cu_seqlens" in batch
 
 
-def count_proteins(batch: Batch) -> int:
-    """Number of proteins: what Composer counts as samples, so that a resume finds its place."""
+def attach_draws(batch: Batch, *, selection: FloatArray | None = None, window: FloatArray | None = None) -> Batch:
+    """Gives a batch the draws that curricula ask for.
+
+    Args:
+        batch: A batch, which is changed.
+        selection: One for each token, padding left out, shape (T,).
+        window: One for each protein, shape (N,).
+    """
+    if window is not None:
+        batch["window"] = torch.from_numpy(window)
+    if selection is not None:
+        drawn = torch.from_numpy(selection)
+        if not is_packed(batch):
+            filled = torch.zeros(batch["labels"].shape, dtype=drawn.dtype)
+            filled[batch["attention_mask"]] = drawn
+            drawn = filled
+        batch["selection"] = drawn
+    return batch
+
+
+def count_rows(batch: Batch) -> int:
+    """Number of sequences that a batch holds: proteins, or pieces of them."""
     return len(batch["cu_seqlens"]) - 1 if is_packed(batch) else len(batch["input_ids"])
+
+
+def count_proteins(batch: Batch) -> int:
+    """Number of proteins that were read: what Composer counts as samples, so that a resume finds its place."""
+    return int(batch.get("proteins_read", count_rows(batch)))
 
 
 def count_tokens(batch: Batch) -> dict[str, int]:
@@ -81,7 +111,7 @@ def count_positions(batch: Batch) -> int:
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
     if not is_packed(batch):
-        return {key: value[start:stop] for key, value in batch.items()}
+        return {key: batch[key][start:stop] for key in ("input_ids", "labels", "attention_mask")}
     cu_seqlens = batch["cu_seqlens"][start : stop + 1]
     first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     return {
@@ -103,7 +133,7 @@ def split(batch: Batch, microbatch_size: int | float) -> list[Batch]:
         raise UserError(
             f"device_train_microbatch_size is {microbatch_size}; it must be a whole number of proteins, at least 1"
         )
-    total = count_proteins(batch)
+    total = count_rows(batch)
     return [_slice(batch, start, min(start + size, total)) for start in range(0, total, size)]
 
 

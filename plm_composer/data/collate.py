@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from plm_composer.data.batches import BATCH_FORMATS, Batch
+from plm_composer.data.batches import BATCH_FORMATS, Batch, attach_draws
 from plm_composer.data.masking import Masking, mask_tokens
 from plm_composer.data.randomness import Purpose, UInt64Array, sample_keys, uniform
 from plm_composer.errors import UserError
@@ -35,6 +35,7 @@ class Collator:
             model that it sees a piece. True crops the residues and adds both to every piece.
         batch_format: A name in ``BATCH_FORMATS``.
         masking: The masking's rates.
+        draws: What batches carry for curricula: ``selection``, ``window`` or both (``plm_composer.data.batches``).
     """
 
     seed: int = 0
@@ -42,6 +43,7 @@ class Collator:
     crop_keeps_ends: bool = False
     batch_format: str = "unpadded"
     masking: Masking = dataclasses.field(default_factory=Masking)
+    draws: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.crop_length < 3:
@@ -66,8 +68,13 @@ class Collator:
 
         offsets = np.cumsum(lengths) - lengths
         positions = np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
-        input_ids, labels = mask_tokens(token_ids, np.repeat(keys, lengths), positions, self.masking)
-        return BATCH_FORMATS[self.batch_format](input_ids, labels, lengths, self.crop_length)
+        token_keys = np.repeat(keys, lengths)
+        input_ids, labels = mask_tokens(token_ids, token_keys, positions, self.masking)
+        return attach_draws(
+            BATCH_FORMATS[self.batch_format](input_ids, labels, lengths, self.crop_length),
+            selection=uniform(token_keys, Purpose.SELECT, positions) if "selection" in self.draws else None,
+            window=uniform(keys, Purpose.WINDOW) if "window" in self.draws else None,
+        )
 
     def crop_starts(self, keys: UInt64Array, residue_counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Draws where each crop starts, uniformly over all that fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ def make_data_spec(
     prefetch_factor: int = 2,
     pin_memory: bool = False,
     microbatch_tokens: int | None = None,
+    batch_transforms: Callable[[Batch], Batch] | None = None,
 ) -> DataSpec:
     """Wraps a dataset into a DataSpec that counts proteins as samples and cuts batches by proteins or tokens.
 
@@ -34,6 +36,7 @@ def make_data_spec(
         prefetch_factor: Batches that each of them prepares ahead.
         pin_memory: Whether to put batches into page-locked memory, for a GPU.
         microbatch_tokens: Most tokens of one microbatch; None cuts by proteins.
+        batch_transforms: Makes the batch that is trained on from the loader's, in the training process.
 
     Raises:
         UserError: The dataset has no full batch for every device.
@@ -63,6 +66,7 @@ def make_data_spec(
     )
     return DataSpec(
         loader,
+        batch_transforms=batch_transforms,
         split_batch=split if microbatch_tokens is None else TokenBoundedSplit(microbatch_tokens),
         get_num_samples_in_batch=count_proteins,
         get_num_tokens_in_batch=count_tokens,

@@ -28,6 +28,7 @@ class Purpose(enum.IntEnum):
     REPLACE = 3
     RESIDUE = 4
     MEMBER = 5
+    WINDOW = 6
 
 
 def _mix(values: UInt64Array) -> UInt64Array:

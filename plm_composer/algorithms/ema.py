@@ -1,0 +1,90 @@
+"""An exponential moving average of the weights, which is what is evaluated, saved and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from composer.algorithms import EMA
+from composer.core import Algorithm, Event, State, Time
+from composer.loggers import Logger
+
+from plm_composer.errors import UserError
+
+
+class ExponentialMovingAverage(EMA):
+    """Composer's EMA of the weights (Polyak and Juditsky 1992), with what it leaves half done.
+
+    Evaluations, checkpoints and the export hold the average, a checkpoint also the weights that are trained. In
+    Composer's own, the last evaluation of a training puts the trained weights back before the export; a checkpoint
+    that a signal asks for holds the trained ones; and ``smoothing`` without ``half_life`` is an ``AttributeError``.
+
+    Args:
+        half_life: Batches after which a weight's share in the average has halved, such as ``1000ba``; the default where
+            ``smoothing`` is not given.
+        smoothing: What the average keeps of itself at each update, between 0 and 1, instead of ``half_life``.
+        ema_start: When averaging begins: a share of the run (``0.5dur``), batches or epochs.
+        update_interval: Batches between two updates, such as ``10ba``.
+
+    Raises:
+        UserError: A time is counted in epochs, or both or impossible values are given.
+    """
+
+    def __init__(
+        self,
+        half_life: str | None = None,
+        smoothing: float | None = None,
+        ema_start: str = "0.0dur",
+        update_interval: str = "1ba",
+    ) -> None:
+        if half_life is not None and smoothing is not None:
+            raise UserError("algorithms.ema: half_life and smoothing exclude each other; give one")
+        if smoothing is None and half_life is None:
+            half_life = "1000ba"
+        if smoothing is not None and not 0 < smoothing < 1:
+            raise UserError(f"algorithms.ema.smoothing is {smoothing}; it must lie between 0 and 1")
+        for name, value in (("half_life", half_life), ("update_interval", update_interval)):
+            _check_batches(f"algorithms.ema.{name}", value)
+        super().__init__(half_life, smoothing, ema_start, update_interval)
+
+    def match(self, event: Event, state: State) -> bool:
+        """As Composer's, but leaves checkpoints to ``AveragedCheckpoints``, which knows when one is written."""
+        return event not in self.checkpoint_events and bool(super().match(event, state))
+
+    def apply(self, event: Event, state: State, logger: Logger) -> None:
+        """As Composer's; the average is updated from the trained weights, whatever came before."""
+        if event == self.update_event:
+            self._ensure_training_weights_active(state)
+        super().apply(event, state, logger)
+
+    def use_average(self, state: State) -> None:
+        """Puts the average into the model, if there is one yet; the next batch takes it out again.
+
+        Args:
+            state: The Trainer's.
+        """
+        if self.ema_started:
+            self._ensure_ema_weights_active(state)
+
+
+def use_averages(algorithms: Iterable[Algorithm], state: State) -> None:
+    """Puts averaged weights into the model where a run averages them.
+
+    Args:
+        algorithms: The run's.
+        state: The Trainer's.
+    """
+    for algorithm in algorithms:
+        if isinstance(algorithm, ExponentialMovingAverage):
+            algorithm.use_average(state)
+
+
+def _check_batches(key: str, value: str | None) -> None:
+    """Epochs are too few, and at the end of one a run that a signal has stopped takes itself for finished."""
+    if value is None:
+        return
+    try:
+        time = Time.from_timestring(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{key} is {value!r}; give batches, such as 100ba") from error
+    if time.unit.value != "ba" or time.value < 1:
+        raise UserError(f"{key} is {value!r}; give batches, such as 100ba")

@@ -1,0 +1,36 @@
+"""LayerNorm in bf16: where it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from composer.utils import get_device
+
+from plm_composer.errors import UserError
+from plm_composer.precision import resolve_precision
+
+if TYPE_CHECKING:
+    from plm_composer.config import TrainConfig
+
+
+def check_low_precision_layernorm(arguments: Mapping[str, Any], config: TrainConfig) -> None:
+    """Refuses Composer's ``LowPrecisionLayerNorm`` where it does nothing, or fails.
+
+    Raises:
+        UserError: The run is on a CPU, in fp32, or sharded.
+    """
+    del arguments
+    device = get_device(config.device).name
+    if device == "cpu":
+        raise UserError(
+            "algorithms.low_precision_layernorm does nothing on a CPU: there the Trainer runs in fp32, and Composer's "
+            "version looks at its precision, not at the model's own autocast; leave it out"
+        )
+    if resolve_precision(config.precision, device) == "fp32":
+        raise UserError("algorithms.low_precision_layernorm does nothing in fp32; set precision=amp_bf16")
+    if config.fsdp_config is not None:
+        raise UserError(
+            "algorithms.low_precision_layernorm copies weights, and all processes but the first have none yet when it "
+            "does; leave out fsdp_config"
+        )

@@ -1,0 +1,107 @@
+"""Short sequences first."""
+
+from __future__ import annotations
+
+import numpy as np
+from composer.core import State
+
+from plm_composer.algorithms.batch_curriculum import BatchCurriculum
+from plm_composer.algorithms.timing import check_time, progress
+from plm_composer.data.batches import Batch
+from plm_composer.data.collate import Collator
+from plm_composer.data.regrouping import ranges, regroup, row_lengths
+from plm_composer.errors import UserError
+
+
+class SequenceLengthWarmup(BatchCurriculum):
+    """Trains on pieces of proteins whose length grows to ``data.crop_length`` (Li, Zhang and He 2022).
+
+    Args:
+        start_length: Most tokens of a piece at the start, ``<cls>`` and ``<eos>`` included where it has them.
+        t_end: When pieces have reached ``data.crop_length``, a time string.
+        step_size: Lengths are multiples of it, so that few shapes come up; the first and the last may differ.
+        truncate: True takes one piece of each protein, anywhere in its crop, and leaves the rest out. False cuts the
+            crop into pieces of about equal length, so that no token is lost.
+
+    Raises:
+        UserError: A length or the time is impossible.
+    """
+
+    quantity = "sequence_length"
+    draws = frozenset({"window"})
+    position = 1
+
+    def __init__(
+        self, start_length: int = 64, t_end: str = "0.3dur", step_size: int = 8, truncate: bool = True
+    ) -> None:
+        super().__init__()
+        if start_length < 3 or step_size < 1:
+            name, value, least = ("step_size", step_size, 1) if start_length >= 3 else ("start_length", start_length, 3)
+            raise UserError(f"algorithms.sequence_length_warmup.{name} is {value}; it must be at least {least} tokens")
+        check_time("algorithms.sequence_length_warmup.t_end", t_end)
+        self.start_length, self.t_end, self.step_size, self.truncate = start_length, t_end, step_size, truncate
+
+    def bind(self, collator: Collator) -> None:
+        """Checks that the length can grow."""
+        if self.start_length >= collator.crop_length:
+            raise UserError(
+                f"algorithms.sequence_length_warmup.start_length is {self.start_length}; it must be below "
+                f"data.crop_length, {collator.crop_length}"
+            )
+        super().bind(collator)
+
+    def value(self, state: State) -> float:
+        """Most tokens of a piece."""
+        share, last = progress(state, self.t_end), self.collator.crop_length
+        if share == 1:
+            return last
+        length = int(self.start_length + share * (last - self.start_length))
+        return max(self.start_length, length // self.step_size * self.step_size)
+
+    def change(self, batch: Batch, value: float) -> Batch:
+        """Shortens the proteins."""
+        length = int(value)
+        if length >= self.collator.crop_length:
+            return batch
+        shorten = take_windows if self.truncate else cut_to_pieces
+        return shorten(batch, length, self.collator)
+
+
+def take_windows(batch: Batch, length: int, collator: Collator) -> Batch:
+    """Takes one piece of at most ``length`` tokens of each protein, at the place that its ``window`` draws.
+
+    Args:
+        batch: With ``window``.
+        length: Most tokens, at least 3.
+        collator: How the batch was made: where ``crop_keeps_ends``, pieces keep ``<cls>`` and ``<eos>``.
+    """
+    whole = row_lengths(batch)
+    lengths = np.minimum(whole, length)
+    offsets = np.cumsum(whole) - whole
+    starts = offsets + (batch["window"].numpy() * (whole - lengths + 1)).astype(np.int64)
+    tokens = ranges(starts, lengths)
+    if collator.crop_keeps_ends:
+        ends = np.cumsum(lengths)
+        tokens[ends - lengths], tokens[ends - 1] = offsets, offsets + whole - 1
+    return regroup(batch, tokens, lengths, np.arange(len(whole)), collator.batch_format, length)
+
+
+def cut_to_pieces(batch: Batch, length: int, collator: Collator) -> Batch:
+    """Cuts each protein into as few pieces of at most ``length`` tokens as there can be, of about equal length.
+
+    Arguments as for ``take_windows``. Where ``crop_keeps_ends``, each piece gets a ``<cls>`` and an ``<eos>``.
+    """
+    whole = row_lengths(batch)
+    offsets = np.cumsum(whole) - whole
+    ends = 1 if collator.crop_keeps_ends else 0  # special tokens on either side, which every piece gets
+    inner = whole - 2 * ends
+    pieces = np.maximum(1, -(-inner // (length - 2 * ends)))
+    sources = np.repeat(np.arange(len(whole)), pieces)
+    number = ranges(np.zeros_like(pieces), pieces)
+    first = inner[sources] * number // pieces[sources]
+    lengths = inner[sources] * (number + 1) // pieces[sources] - first + 2 * ends
+    tokens = ranges(offsets[sources] + first, lengths)
+    if ends:
+        last = np.cumsum(lengths)
+        tokens[last - lengths], tokens[last - 1] = offsets[sources], (offsets + whole - 1)[sources]
+    return regroup(batch, tokens, lengths, sources, collator.batch_format, length)

@@ -1,0 +1,51 @@
+"""Taking a batch apart into tokens and putting some of them together again: shorter, fewer or cut proteins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from plm_composer.data.batches import BATCH_FORMATS, Batch, IntArray, attach_draws, is_packed
+
+
+def row_lengths(batch: Batch) -> IntArray:
+    """Tokens of each protein of a batch, padding left out, shape (N,)."""
+    lengths = batch["cu_seqlens"].diff() if is_packed(batch) else batch["attention_mask"].sum(-1)
+    result: IntArray = lengths.numpy().astype(np.int64)
+    return result
+
+
+def regroup(
+    batch: Batch, tokens: IntArray, lengths: IntArray, sources: IntArray, batch_format: str, crop_length: int
+) -> Batch:
+    """Makes a batch from some tokens of another one, with their labels and draws.
+
+    Args:
+        batch: The other one.
+        tokens: Which tokens, in their new order: positions in its proteins laid end to end without padding, (T,).
+        lengths: How many of them each new row takes, shape (M,), adding up to T.
+        sources: Which protein of the other batch each new row is from, shape (M,).
+        batch_format: A name in ``BATCH_FORMATS``.
+        crop_length: To which length ``padded_to_crop_length`` pads.
+    """
+    flat = {
+        key: (batch[key] if is_packed(batch) else batch[key][batch["attention_mask"]]).numpy()[tokens]
+        for key in ("input_ids", "labels", "selection")
+        if key in batch
+    }
+    return attach_draws(
+        BATCH_FORMATS[batch_format](flat["input_ids"], flat["labels"], lengths, crop_length),
+        selection=flat.get("selection"),
+        window=batch["window"].numpy()[sources] if "window" in batch else None,
+    )
+
+
+def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+    """Lays ranges of numbers end to end: ``starts[0], starts[0] + 1, ..., starts[1], ...``.
+
+    Args:
+        starts: First number of each range, shape (M,).
+        lengths: Numbers of each range, shape (M,).
+    """
+    offsets = np.cumsum(lengths) - lengths
+    result: IntArray = np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
+    return result

@@ -1,0 +1,78 @@
+"""Growing a trained model's depth by stacking copies of its blocks.
+
+Gong et al. 2019, "Efficient Training of BERT by Progressively Stacking".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from plm_composer.errors import UserError
+from plm_composer.model.config import ESM2Config
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_CONTACTS = "contact_head.regression.weight"
+
+
+def stacked_config(config: ESM2Config, depth: int) -> ESM2Config:
+    """The config of the deeper model.
+
+    Args:
+        config: The shallow model's.
+        depth: Blocks of the deeper one.
+
+    Raises:
+        UserError: It would not be deeper.
+    """
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth <= config.num_hidden_layers:
+        raise UserError(
+            f"model.stack_to is {depth!r}; it must be a number of layers above those of model.pretrained, "
+            f"{config.num_hidden_layers}"
+        )
+    return dataclasses.replace(config, num_hidden_layers=depth)
+
+
+def stacking_order(layers: int, depth: int) -> list[int]:
+    """Which block each block of the deeper model is a copy of: the whole stack again and again, then its top blocks.
+
+    Args:
+        layers: Blocks of the shallow model.
+        depth: Blocks of the deeper one.
+    """
+    repeats, rest = divmod(depth, layers)
+    return [*range(layers)] * repeats + [*range(layers - rest, layers)]
+
+
+def stack(state_dict: Mapping[str, Tensor], config: ESM2Config, depth: int) -> dict[str, Tensor]:
+    """The weights of the deeper model.
+
+    The contact regression keeps its weights for the layers that it knows, and has zeros for the new ones.
+
+    Args:
+        state_dict: The shallow model's.
+        config: The shallow model's.
+        depth: Blocks of the deeper one.
+
+    Raises:
+        UserError: It would not be deeper.
+    """
+    deeper = stacked_config(config, depth)
+    blocks: list[dict[str, Tensor]] = [{} for _ in range(config.num_hidden_layers)]
+    stacked: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        if match := _BLOCK.fullmatch(name):
+            blocks[int(match[1])][match[2]] = value
+        else:
+            stacked[name] = value
+    for block, source in enumerate(stacking_order(config.num_hidden_layers, deeper.num_hidden_layers)):
+        stacked.update((f"blocks.{block}.{name}", value.clone()) for name, value in blocks[source].items())
+    if _CONTACTS in stacked:
+        known = stacked[_CONTACTS]
+        weights = known.new_zeros(1, deeper.num_hidden_layers * config.num_attention_heads)
+        weights[:, : known.shape[1]] = known
+        stacked[_CONTACTS] = weights
+    return stacked
