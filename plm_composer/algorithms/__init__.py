@@ -9,7 +9,7 @@ from composer import algorithms as composer_algorithms
 
 from plm_composer.algorithms.batch_curriculum import BatchCurriculum, bind_curricula
 from plm_composer.algorithms.batch_size_warmup import BatchSizeWarmup
-from plm_composer.algorithms.ema import ExponentialMovingAverage
+from plm_composer.algorithms.ema import ExponentialMovingAverage, check_ema
 from plm_composer.algorithms.layer_freezing import LayerFreezing, check_layer_freezing
 from plm_composer.algorithms.low_precision_layernorm import check_low_precision_layernorm
 from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
@@ -35,6 +35,7 @@ ALGORITHMS: dict[str, Any] = {
 }
 
 COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] = {
+    "ema": check_ema,
     "layer_freezing": check_layer_freezing,
     "low_precision_layernorm": check_low_precision_layernorm,
     "sam": check_sam,

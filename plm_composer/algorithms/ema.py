@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from composer.algorithms import EMA
 from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
 
 from plm_composer.errors import UserError
+
+if TYPE_CHECKING:
+    from plm_composer.config import TrainConfig
 
 
 class ExponentialMovingAverage(EMA):
@@ -76,6 +80,20 @@ def use_averages(algorithms: Iterable[Algorithm], state: State) -> None:
     for algorithm in algorithms:
         if isinstance(algorithm, ExponentialMovingAverage):
             algorithm.use_average(state)
+
+
+def check_ema(arguments: Mapping[str, Any], config: TrainConfig) -> None:
+    """Refuses it where it does not work.
+
+    Raises:
+        UserError: The run is sharded.
+    """
+    del arguments
+    if config.fsdp_config is not None:
+        raise UserError(
+            "algorithms.ema: under FSDP2 Composer's version fails after an evaluation, and a checkpoint holds only the "
+            "first process's part of the average; leave out fsdp_config to train with DDP"
+        )
 
 
 def _check_batches(key: str, value: str | None) -> None:

@@ -55,7 +55,7 @@ def check_swa(arguments: Mapping[str, Any], config: TrainConfig) -> None:
     """
     del arguments
     if config.fsdp_config is not None:
-        raise UserError("algorithms.swa: Composer's version fails under FSDP2; use algorithms.ema")
+        raise UserError("algorithms.swa: Composer's version fails under FSDP2; leave out fsdp_config to train with DDP")
     if dist.get_world_size() > 1:
         raise UserError(
             "algorithms.swa: its checkpoints cannot be resumed on several processes, since it averages DDP's module; "

@@ -9,7 +9,7 @@ import torch
 from composer.algorithms.low_precision_layernorm.low_precision_layernorm import LPLayerNorm
 from small_training import config_of, small_training
 
-from plm_composer.algorithms import COMBINATION_CHECKS, REFUSED_ALGORITHMS
+from plm_composer.algorithms import ALGORITHMS, COMBINATION_CHECKS, REFUSED_ALGORITHMS
 from plm_composer.checks import check_config
 from plm_composer.errors import UserError
 
@@ -20,6 +20,7 @@ from plm_composer.errors import UserError
         (("algorithms.low_precision_layernorm={}", "device=cpu"), "low_precision_layernorm does nothing on a CPU"),
         (("algorithms.sam={}", "autoresume=true", "save_folder=x"), "sam: Composer's version saves no optimizer state"),
         (("algorithms.sam={}", "load_path=x.pt"), "sam: Composer's version saves no optimizer state"),
+        (("algorithms.ema={}", "fsdp_config={}"), "holds only the first process's part of the average"),
         (("algorithms.sam={}", "fsdp_config={}"), "sam is not supported under FSDP2"),
         (("algorithms.mask_rate_schedule={initial_rate: 0.5, final_rate: 0.1}",), "initial_rate is 0.5"),
         (("algorithms.sequence_length_warmup={start_length: 64}",), "must be below data.crop_length, 64"),
@@ -60,3 +61,11 @@ def test_refusals_name_what_to_use_instead() -> None:
         ("seq_length_warmup", "algorithms.sequence_length_warmup"),
     ):
         assert instead in REFUSED_ALGORITHMS[name]
+
+
+def test_every_algorithm_has_its_card(repository: Path) -> None:
+    cards = (repository / "docs" / "algorithms.md").read_text().split("\n## ")[1:]
+    found = {card.split("\n", 1)[0]: card for card in cards}
+    for name in ALGORITHMS:
+        for part in ("Does", "Helps", "Costs", "Effect", "Source"):
+            assert f"- **{part}**: " in found[name], (name, part)
