@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from commands import REPOSITORY, TINY
 from composer import Callback, Logger, State, Trainer
 
+from plm_composer.budget.ledger import Ledger
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.checks import check_config
 from plm_composer.config import TrainConfig, load_config
@@ -77,7 +80,10 @@ def small_training(shards: Path, *overrides: str) -> Iterator[Training]:
         check_config(config)
         folder = RunFolder(Path(config.run_folder))
         folder.path.mkdir(exist_ok=True)
-        trainer = make_trainer(config, find_places(config, config.data.local), folder)
+        ledger = Ledger(None, math.inf, time.time())
+        trainer = make_trainer(
+            config, find_places(config, config.data.local), folder, Ledger(None, math.inf, time.time())
+        )
     finally:
         del CALLBACKS["batch_watcher"]
     watcher = next(callback for callback in trainer.state.callbacks if isinstance(callback, BatchWatcher))
