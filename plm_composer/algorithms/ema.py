@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from composer.algorithms import EMA
 from composer.core import Algorithm, Event, State, Time
 from composer.loggers import Logger
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from plm_composer.errors import UserError
 
 if TYPE_CHECKING:
     from plm_composer.config import TrainConfig
+
+_DDP_PREFIX = "module."
 
 
 class ExponentialMovingAverage(EMA):
@@ -56,6 +60,7 @@ class ExponentialMovingAverage(EMA):
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """As Composer's; the average is updated from the trained weights, whatever came before."""
+        self._take_names_of(state.model)
         if event == self.update_event:
             self._ensure_training_weights_active(state)
         super().apply(event, state, logger)
@@ -67,7 +72,19 @@ class ExponentialMovingAverage(EMA):
             state: The Trainer's.
         """
         if self.ema_started:
+            self._take_names_of(state.model)
             self._ensure_ema_weights_active(state)
+
+    def _take_names_of(self, model: nn.Module) -> None:
+        """DDP prefixes names; a run that continues on another number of processes would find none of them."""
+        if self.ema_model is None:
+            return
+        prefix = _DDP_PREFIX if isinstance(model, DistributedDataParallel) else ""
+        for attribute in ("named_parameters_dict", "named_buffers_dict"):
+            named = getattr(self.ema_model, attribute)
+            if any(name.startswith(_DDP_PREFIX) != bool(prefix) for name in named):
+                renamed = {prefix + name.removeprefix(_DDP_PREFIX): value for name, value in named.items()}
+                setattr(self.ema_model, attribute, renamed)
 
 
 def use_averages(algorithms: Iterable[Algorithm], state: State) -> None:
