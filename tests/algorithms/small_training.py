@@ -81,9 +81,7 @@ def small_training(shards: Path, *overrides: str) -> Iterator[Training]:
         folder = RunFolder(Path(config.run_folder))
         folder.path.mkdir(exist_ok=True)
         ledger = Ledger(None, math.inf, time.time())
-        trainer = make_trainer(
-            config, find_places(config, config.data.local), folder, Ledger(None, math.inf, time.time())
-        )
+        trainer = make_trainer(config, find_places(config, config.data.local), folder, ledger)
     finally:
         del CALLBACKS["batch_watcher"]
     watcher = next(callback for callback in trainer.state.callbacks if isinstance(callback, BatchWatcher))

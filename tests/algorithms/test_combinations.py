@@ -55,7 +55,7 @@ def test_low_precision_layernorm_still_looks_at_the_trainers_precision(
 
 def test_refusals_name_what_to_use_instead() -> None:
     for name, instead in (
-        ("alibi", "model.positions=alibi"),
+        ("alibi", "model.position_embedding_type=alibi"),
         ("gated_linear_units", "model.feed_forward=swiglu"),
         ("stochastic_depth", "model.layer_drop"),
         ("seq_length_warmup", "algorithms.sequence_length_warmup"),

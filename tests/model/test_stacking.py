@@ -49,7 +49,7 @@ def test_running_the_blocks_twice_is_the_stacked_model() -> None:
     expected = torch.nn.ModuleList([*shallow.blocks, *shallow.blocks])
     with torch.no_grad():
         actual = deep(ids)
-        shallow.blocks = expected
+        shallow.blocks, shallow.config = expected, deep.config
         torch.testing.assert_close(actual, shallow(ids))
 
 
