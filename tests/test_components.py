@@ -58,7 +58,7 @@ def test_every_algorithm_of_composer_is_accepted_or_refused_with_a_reason() -> N
 
 
 def test_refusals_say_why() -> None:
-    with pytest.raises(UserError, match="rotary positions"):
+    with pytest.raises(UserError, match="position_embedding_type=alibi"):
         look_up("algorithms.alibi", "alibi", ALGORITHMS, REFUSED_ALGORITHMS)
 
 

@@ -46,7 +46,7 @@ COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] 
 _IMAGES_ONLY = "it works on images or convolutions, and a protein language model has none"
 
 REFUSED_ALGORITHMS: dict[str, str] = {
-    "alibi": "Composer's version finds nothing to replace beside rotary positions; set model.position_embedding_type=alibi",
+    "alibi": "Composer's version finds nothing to replace here; set model.position_embedding_type=alibi",
     "gated_linear_units": "Composer's version replaces BERT's feed-forward layers only; set model.feed_forward=swiglu",
     "gyro_dropout": "ESM2 has no dropout for it to replace",
     "label_smoothing": "Composer's version needs batches that are (input, target) pairs",
