@@ -64,8 +64,12 @@ class ESM2Block(nn.Module):
         normed = self.attention_norm(x)
         if self.convolution is not None:
             normed = self.convolution(normed, layout)
-        x = torch.add(x, self.attention(normed, layout), alpha=self.residual_scale)
-        return torch.add(x, self.feed_forward(self.feed_forward_norm(x)), alpha=self.residual_scale)
+        x = x + self._scaled(self.attention(normed, layout))
+        return x + self._scaled(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _scaled(self, update: Tensor) -> Tensor:
+        # Not torch.add's alpha: torch 2.7 forgets it where it compiles the sum of a product without a bias.
+        return update if self.residual_scale == 1 else self.residual_scale * update
 
 
 class ESM2Head(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import shutil
 from typing import Any
 
 import pytest
@@ -227,3 +229,14 @@ def test_attention_of_wide_heads_is_torchs() -> None:
     query, key, value = (y.transpose(0, 1) for y in (layout.rotate(query), layout.rotate(key), value))
     expected = F.scaled_dot_product_attention(query, key, value).transpose(0, 1).reshape(9, 40)
     close(attention(x, layout), attention.out(expected), 1e-12)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch compiles with a C++ compiler")
+@torch.no_grad()
+def test_compiled_blocks_compute_the_same() -> None:
+    """A convolution, and the scale that torch 2.7 loses where it stands as ``torch.add``'s alpha."""
+    changes = VARIANTS["no biases"] | {"residual_scale": 0.5, "short_convolution": 3, "num_hidden_layers": 1}
+    plain, compiled = (make_model(dataclasses.replace(SMALL, **changes)) for _ in range(2))
+    compiled.compile_blocks()
+    packed = inputs(make_batch()["packed"])
+    close(compiled(**packed), plain(**packed), 1e-5)
