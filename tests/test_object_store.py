@@ -84,6 +84,7 @@ def test_training_streams_through_a_bounded_cache_and_saves_to_the_store(
     assert 0 < cached <= 300 * 1024 + max(sizes) < sum(sizes)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_store_in_an_empty_folder(
     object_store: ObjectStore, scratch: Path, start: Start, dataset: str, trained: str, repository: Path, tiny
 ) -> None:
@@ -110,6 +111,7 @@ def _batches(scratch: Path, run: str) -> list[int]:
     return [line["batch"] for line in lines if "loss/train/total" in line]
 
 
+@pytest.mark.slow
 def test_a_run_on_the_same_machine_resumes_from_the_store_and_from_the_newest_whole_checkpoint(
     object_store: ObjectStore, scratch: Path, start: Start, dataset: str, repository: Path, tiny
 ) -> None:
@@ -211,8 +213,8 @@ def test_a_sharded_run_falls_back_in_the_store(
     ("variables", "bucket", "message"),
     [
         ({"AWS_SECRET_ACCESS_KEY": WRONG_SECRET}, "datasets", "s3://datasets/sample"),
-        ({}, "nosuchbucket", "s3://nosuchbucket/sample"),
-        ({"S3_ENDPOINT_URL": "http://127.0.0.1:9"}, "datasets", "127.0.0.1:9"),
+        pytest.param({}, "nosuchbucket", "s3://nosuchbucket/sample", marks=pytest.mark.slow),
+        pytest.param({"S3_ENDPOINT_URL": "http://127.0.0.1:9"}, "datasets", "127.0.0.1:9", marks=pytest.mark.slow),
     ],
     ids=["secret", "bucket", "endpoint"],
 )

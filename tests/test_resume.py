@@ -44,9 +44,8 @@ def test_twenty_kills_change_nothing(small_set: Path, tiny: tuple[str, ...]) -> 
 MANY_MICROBATCHES = "device_train_microbatch_tokens=300"
 
 
-@pytest.mark.parametrize(
-    "microbatch", [MANY_MICROBATCHES, pytest.param("device_train_microbatch_size=3", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatch", [MANY_MICROBATCHES, "device_train_microbatch_size=3"])
 def test_processes_and_workers_may_change_at_a_resume(small_set: Path, tiny: tuple[str, ...], microbatch: str) -> None:
     name = microbatch.split("=")[0]
     overrides = ("max_duration=34ba", "save_interval=2ba", "data.val_split=null", microbatch)

@@ -61,6 +61,6 @@ def test_it_is_refused_where_it_fails(tmp_path: Path, overrides: tuple[str, ...]
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("composer.utils.dist.get_world_size", lambda: 2)
     with pytest.raises(UserError, match="cannot be resumed on several processes"):
         check_config(config_of(tmp_path, SWA))
