@@ -172,7 +172,9 @@ def test_every_yaml_and_recipe_of_the_project_is_valid(repository: Path) -> None
     assert {path.stem for path in yamls} >= {
         "esm2_small", "esm2_35m", "esm2_150m", "esm2_650m", "esm2_3b", "cramming",
     }  # fmt: skip
-    assert {path.stem for path in recipes} >= {"baseline", "bf16", "unpadded", "fast", "fsdp"}
+    assert {path.stem for path in recipes} >= {
+        "baseline", "bf16", "unpadded", "fast", "fsdp", "cramming_2024", "cramming", "long", "finetune",
+    }  # fmt: skip
     for path in yamls:
         assert path.read_text().startswith("# ")
         for recipe in [None, *recipes]:

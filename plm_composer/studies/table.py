@@ -106,8 +106,8 @@ def _protocol(study: Study, results: Sequence[RunResult]) -> str:
             f"Losses are the pinned evaluation of each final model on {study.evaluation.data}: "
             f"{first.scored_tokens:,} hidden residues, digest {first.set_digest}."
         )
-    limits = [f"{key}: {_one_or_each(key, results)}" for key in ("max_duration", "budget") if key in results[0].config]
-    return f"{scored} Each run trains for {'; '.join(limits)}."
+    limit = "budget" if any(result.config.get("budget") for result in results) else "max_duration"
+    return f"{scored} Each run trains for {limit}: {_one_or_each(limit, results)}."
 
 
 def _one_or_each(key: str, results: Sequence[RunResult]) -> str:
