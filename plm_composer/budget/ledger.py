@@ -149,7 +149,16 @@ def process_start() -> float:
     try:
         parent = process.parent()
         if parent is not None and any(Path(word).name == "composer" for word in parent.cmdline()[:2]):
-            return float(parent.create_time())
+            return _start_of(parent)
     except psutil.Error:  # gone, or another user's
         pass
-    return float(process.create_time())
+    return _start_of(process)
+
+
+def _start_of(process: psutil.Process) -> float:
+    created = float(process.create_time())
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return created
+    # Linux counts from boot, and tells when that was in whole seconds only.
+    since_boot = created - psutil.boot_time()
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
