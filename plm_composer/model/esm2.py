@@ -64,12 +64,11 @@ class ESM2Block(nn.Module):
         normed = self.attention_norm(x)
         if self.convolution is not None:
             normed = self.convolution(normed, layout)
-        x = x + self._scaled(self.attention(normed, layout))
-        return x + self._scaled(self.feed_forward(self.feed_forward_norm(x)))
-
-    def _scaled(self, update: Tensor) -> Tensor:
         # Not torch.add's alpha: torch 2.7 forgets it where it compiles the sum of a product without a bias.
-        return update if self.residual_scale == 1 else self.residual_scale * update
+        attended: Tensor = self.attention(normed, layout)
+        x = x + (attended if self.residual_scale == 1 else self.residual_scale * attended)
+        fed: Tensor = self.feed_forward(self.feed_forward_norm(x))
+        return x + (fed if self.residual_scale == 1 else self.residual_scale * fed)
 
 
 class ESM2Head(nn.Module):
