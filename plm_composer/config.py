@@ -157,6 +157,8 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
     path = Path(path)
     base = _read_yaml(path)
     overrides = _parse_overrides(arguments)
+    if overrides.get("budget") is not None and "max_duration" in overrides:
+        raise UserError("command line: budget takes the place of max_duration; give one of them")
     recipes = overrides.get("recipe", base.get("recipe")) or ""
     if not isinstance(recipes, str):
         raise UserError(f"recipe is {recipes!r}; give names or paths joined by commas")
@@ -312,6 +314,8 @@ def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
             continue
         if given.get("name") not in (None, merged[section].get("name")) or "pretrained" in given:
             merged[section] = {}
+    if "max_duration" in layer and "budget" not in layer:
+        merged.budget = None
     given = layer.get("data")
     if isinstance(given, DictConfig) and any(key in given for key in DATA_SOURCES):
         for key in DATA_SOURCES:

@@ -1,5 +1,6 @@
 """YAML, recipes and overrides to one config, and errors of one line."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_naming_one_source_of_data_resets_the_others(run_yaml: Path) -> None:
 def test_another_optimizer_does_not_inherit_arguments(run_yaml: Path) -> None:
     assert load_config(run_yaml, ["optimizer.name=sgd", "optimizer.lr=1"]).optimizer == {"name": "sgd", "lr": 1}
     assert load_config(run_yaml, ["optimizer.lr=0.1"]).optimizer["betas"] == [0.9, 0.98]
+
+
+def test_a_duration_and_a_budget_take_each_others_place(run_yaml: Path) -> None:
+    run_yaml.write_text(run_yaml.read_text() + "budget: 5min\n")
+    assert load_config(run_yaml, []).budget == "5min"
+    assert load_config(run_yaml, ["max_duration=7ba"]).budget is None
+    assert load_config(run_yaml, ["budget=1h"]).budget == "1h"
+    with pytest.raises(UserError, match="budget takes the place of max_duration"):
+        load_config(run_yaml, ["budget=1h", "max_duration=7ba"])
+    resolved = load_config(run_yaml, [])
+    assert parse_config(dataclasses.asdict(resolved), "a checkpoint") == resolved
 
 
 def test_a_pretrained_model_replaces_the_preset(run_yaml: Path) -> None:
