@@ -162,7 +162,7 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
-                *([Budget(ledger)] if config.budget is not None else []),
+                *([Budget(ledger, str(config.run_name))] if config.budget is not None else []),
                 BatchSeed(config.seed),
                 *([AveragedWeights()] if has_averaged_weights(optimizer) else []),
                 # Without a checkpoint there would be nothing to wait for.

@@ -13,7 +13,6 @@ from composer.utils import dist
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Reserve, StepTimes, plan_batches
-from plm_composer.data.batches import count_tokens
 from plm_composer.errors import UserError
 
 _WRITTEN_PER_SECOND = 200e6
@@ -44,11 +43,13 @@ class Budget(Callback):
 
     Args:
         ledger: Rank 0's keeps the file.
+        run_name: The run's.
         slack: Share of the budget to keep, beside a second.
     """
 
-    def __init__(self, ledger: Ledger, slack: float = _SLACK_SHARE) -> None:
+    def __init__(self, ledger: Ledger, run_name: str, slack: float = _SLACK_SHARE) -> None:
         self.ledger = ledger
+        self.run_name = run_name
         self._steps = StepTimes()
         self._asked = 0.0
         self._reserve = Reserve(0.0, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget)
@@ -56,10 +57,12 @@ class Budget(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The ledger, for where its file is lost, and the speed so far."""
-        return {"entries": self.ledger.entries(), "step": self._steps.mean()}
+        return {"run_name": self.run_name, "entries": self.ledger.entries(), "step": self._steps.mean()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint knows to be charged, unless the file knows of more."""
+        """Takes over what a checkpoint of this run knows to be charged, unless the file knows of more."""
+        if state["run_name"] != self.run_name:
+            return  # a start from another run's checkpoint: its time is not ours
         self._steps = StepTimes(expected=state["step"])
         if sum(state["entries"].values()) > sum(self.ledger.earlier.values()):
             self.ledger.earlier = dict(state["entries"])
@@ -75,7 +78,7 @@ class Budget(Callback):
         size = sum(parameter.numel() * parameter.element_size() for parameter in state.model.parameters())
         self._reserve.checkpoint = _FILE_SECONDS + _CHECKPOINT_SIZE * size / _WRITTEN_PER_SECOND
         self._reserve.export = _FILE_SECONDS + size / _WRITTEN_PER_SECOND
-        self._reserve.evaluation = _estimate_evaluation(state)
+        self._reserve.evaluation = estimate_evaluation(state)
         self._plan(state)
         self.ledger.charge("start-up")
         if state.max_duration == Time(0, "ba"):
@@ -151,21 +154,28 @@ class Budget(Callback):
         state.max_duration = Time(planned, "ba")
 
 
-def _estimate_evaluation(state: State) -> float:
-    """Seconds of the whole evaluation, from a few of its batches."""
+def estimate_evaluation(state: State) -> float:
+    """Estimates how long the whole evaluation takes, from a few of its batches.
+
+    Args:
+        state: The Trainer's.
+
+    Returns:
+        Seconds, rather too many than too few.
+    """
     seconds = 0.0
     training = state.model.training
     state.model.eval()
     for evaluator in state.evaluators:
-        batches = list(evaluator.dataloader.dataloader)
-        every = max(1, len(batches) // _CALIBRATION_BATCHES)
-        chosen = batches[every // 2 :: every]
+        batches = evaluator.dataloader.dataloader
+        subset = evaluator.subset_num_batches
+        number = len(batches) if subset in (None, -1) else min(subset, len(batches))
+        # All are bounded by the same number of tokens. Every process computes as many, as sharded models need.
+        chosen = sorted({(2 * part + 1) * number // (2 * _CALIBRATION_BATCHES) for part in range(_CALIBRATION_BATCHES)})
         start = time.perf_counter()
-        for batch in chosen:
+        for index in chosen:
             with torch.no_grad(), get_precision_context(state.precision):
-                state.model(state.device.batch_to_device(batch))
-        taken = time.perf_counter() - start
-        whole, part = (sum(count_tokens(batch)["total"] for batch in some) for some in (batches, chosen))
-        seconds += _UNSEEN * taken * whole / part
+                state.model(state.device.batch_to_device(batches[index]))
+        seconds += _UNSEEN * (time.perf_counter() - start) * number / len(chosen)
     state.model.train(training)
     return seconds

@@ -34,12 +34,16 @@ class EvaluationBatches:
     def __len__(self) -> int:
         return len(self._groups) + (self._filler is not None)
 
+    def __getitem__(self, index: int) -> Batch:
+        if index < len(self._groups):
+            return collate_windows(self._groups[index])
+        if self._filler is None or index > len(self._groups):
+            raise IndexError(index)
+        batch = collate_windows(self._filler)
+        return {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
+
     def __iter__(self) -> Iterator[Batch]:
-        for group in self._groups:
-            yield collate_windows(group)
-        if self._filler is not None:
-            batch = collate_windows(self._filler)
-            yield {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
+        return (self[index] for index in range(len(self)))
 
 
 def make_evaluator(

@@ -8,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
+import torch
 from commands import REPOSITORY, TINY, Run
+from composer.devices import DeviceCPU
 
-from plm_composer.budget.ledger import FILE_NAME
+from plm_composer.budget.ledger import FILE_NAME, Ledger
+from plm_composer.callbacks.budget import Budget, estimate_evaluation
+from plm_composer.evaluation.loader import make_evaluator
 
+UNLIMITED = [override for override in TINY if not override.startswith("max_duration=")]
 COMMAND = (REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml")
 
 
@@ -23,7 +29,7 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -> None:
-    overrides = [*TINY, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
+    overrides = [*UNLIMITED, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
                  "scheduler.t_warmup=0.1dur"]  # fmt: skip
     folder = tmp_path / "runs" / "esm2_small"
     start = time.monotonic()
@@ -65,6 +71,36 @@ def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -
     assert (folder / "export" / "model.safetensors").exists()
 
 
+def test_only_the_same_runs_checkpoint_is_charged() -> None:
+    spent = Budget(Ledger(None, 100.0, time.time() - 40), "first")
+    again, other = (Budget(Ledger(None, 100.0, time.time()), name) for name in ("first", "second"))
+    again.load_state_dict(spent.state_dict())
+    other.load_state_dict(spent.state_dict())
+    assert again.ledger.spent() == pytest.approx(40, abs=1)
+    assert other.ledger.spent() < 1
+
+
+def test_the_time_of_an_evaluation_is_told_from_what_it_scores() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, batch: dict[str, torch.Tensor]) -> None:
+            lengths.append(len(batch["input_ids"]))
+            end = time.perf_counter() + 0.01
+            while time.perf_counter() < end:
+                pass
+
+    proteins, lengths = [b"MKVLAAGIVE" * 5] * 40, list[int]()
+    state = types.SimpleNamespace(model=Model(), device=DeviceCPU(), precision="fp32", evaluators=[])
+    estimates = {}
+    for subset in (-1, 5):
+        evaluator = make_evaluator(proteins, 52, ["masked_nll"])
+        evaluator.subset_num_batches = subset
+        state.evaluators = [evaluator]
+        estimates[subset] = estimate_evaluation(state)
+    assert set(lengths) == {52}
+    assert 0.4 <= estimates[-1] < 1.2  # 40 batches
+    assert 0.05 <= estimates[5] < 0.15
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -73,7 +109,7 @@ def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -
     ],
 )
 def test_a_budget_of_nothing_is_one_line(run_command: Run, override: str, message: str) -> None:
-    result = run_command(sys.executable, *COMMAND, *TINY, override)
+    result = run_command(sys.executable, *COMMAND, *UNLIMITED, override)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
