@@ -7,9 +7,9 @@ from pathlib import Path
 
 from composer.utils import dist
 
-from plm_composer.config import DataConfig
 from plm_composer.errors import UserError
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
+from plm_composer.schema import DataConfig
 from plm_composer.shards.convert import convert_fasta
 from plm_composer.shards.manifest import read_manifest
 

@@ -16,7 +16,6 @@ from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.plan import PROVISIONAL_BATCHES
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.components import build, check_arguments, look_up, suggestion
-from plm_composer.config import TrainConfig
 from plm_composer.data.collate import Collator
 from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
@@ -26,6 +25,7 @@ from plm_composer.model.pretrained import check_pretrained
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 from plm_composer.optim.kind import OptimizerKind
 from plm_composer.optim.schedulers import check_scheduler
+from plm_composer.schema import TrainConfig
 from plm_composer.sharding import make_sharding
 
 PRECISIONS = ("auto", "fp32", "amp_bf16")

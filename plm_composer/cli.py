@@ -55,7 +55,7 @@ def recipes(
     as_json: AsJson = False,
 ) -> None:
     """List the speed-up recipes, one line each."""
-    from plm_composer.config import default_recipe_folder, describe_recipes
+    from plm_composer.recipes import default_recipe_folder, describe_recipes
 
     found = describe_recipes(folder or default_recipe_folder())
     _print(found, as_json)

@@ -1,7 +1,4 @@
-"""The schema of a run, and how a YAML, recipes and overrides become one validated config.
-
-Keys are Composer's and llm-foundry's where these have one, and mean what they mean there.
-"""
+"""How a YAML, recipes and overrides become one validated config."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -19,119 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from plm_composer.components import suggestion
 from plm_composer.credentials import refuse_credentials, texts
 from plm_composer.errors import UserError, first_line
-
-# OmegaConf reads these annotations at run time and does not know `X | None` on Python 3.10.
-Size = Union[int, str]  # noqa: UP007
-
-
-@dataclasses.dataclass
-class DataConfig:
-    """Where proteins come from and how they become batches."""
-
-    fasta: Optional[str] = None  # noqa: UP045
-    """FASTA to convert into ``local`` where no shards are there yet; ``sample`` is the bundled one."""
-    val_fasta: Optional[str] = None  # noqa: UP045
-    """FASTA whose proteins are the validation set of ``fasta``; by default a share of ``fasta`` itself."""
-    local: Optional[str] = None  # noqa: UP045
-    """Folder with the shards of ``convert/``, or the cache of ``remote``."""
-    remote: Optional[str] = None  # noqa: UP045
-    """Where to stream from, such as ``s3://bucket/uniref50``."""
-    streams: Optional[dict[str, dict[str, Any]]] = None  # noqa: UP045
-    """Several datasets by name, each with ``local``, ``remote`` and ``proportion``, ``repeat`` or ``choose``."""
-    train_split: str = "train"
-    val_split: Optional[str] = "val"  # noqa: UP045
-    """null trains without a validation set."""
-    batch_format: str = "unpadded"
-    """``unpadded`` (one row of tokens), ``padded`` (to the longest) or ``padded_to_crop_length``."""
-    crop_length: int = 512
-    """Most tokens of a protein, ``<cls>`` and ``<eos>`` included."""
-    crop_keeps_ends: bool = False
-    """False crops ``<cls> protein <eos>``, so that a piece shows that it is one; True adds both to every piece."""
-    mask_rate: float = 0.15
-    mask_token_fraction: float = 0.8
-    random_token_fraction: float = 0.1
-    shuffle: bool = True
-    shuffle_algo: str = "py1e"
-    shuffle_block_size: Optional[int] = None  # noqa: UP045
-    num_canonical_nodes: Optional[int] = None  # noqa: UP045
-    predownload: Optional[int] = None  # noqa: UP045
-    cache_limit: Optional[str] = None  # noqa: UP045
-    download_retry: int = 2
-    download_timeout: float = 60.0
-    validate_hash: Optional[str] = "xxh64"  # noqa: UP045
-    num_workers: int = 2
-    prefetch_factor: int = 4
-
-
-@dataclasses.dataclass
-class TrainConfig:
-    """One training run."""
-
-    recipe: Optional[str] = None  # noqa: UP045
-    """Names of recipes, or paths, joined by commas, merged in order over the YAML."""
-    run_name: Optional[str] = None  # noqa: UP045
-    """Default: the YAML's name, and the recipes'."""
-    run_folder: str = "runs/${run_name}"
-    seed: int = 17
-    model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """``name`` of a preset, and fields of ``ESM2Config`` over it; or ``pretrained`` (a Hugging Face folder, or a run's)
-    and perhaps ``stack_to`` (a number of layers)."""
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    scheduler: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "constant"})
-    max_duration: Size = "1ep"
-    budget: Optional[str] = None  # noqa: UP045
-    """Wall-clock time from the start of the process to its end, such as ``24h``, in place of ``max_duration``."""
-    global_train_batch_size: int = 256
-    """Proteins of one optimizer step, over all devices."""
-    device_train_microbatch_size: Optional[Size] = None  # noqa: UP045
-    """Proteins of one forward pass on one device; default: the device's whole batch. ``auto`` needs a GPU."""
-    device_train_microbatch_tokens: Optional[int] = None  # noqa: UP045
-    """Most tokens of one forward pass on one device, padding included, instead of a number of proteins."""
-    activation_checkpointing: bool = False
-    """Recompute each block in the backward pass: a third more work, and far less memory."""
-    precision: str = "auto"
-    """``fp32``, ``amp_bf16``, or ``auto``: bf16 where the hardware multiplies it, fp32 elsewhere."""
-    eval_interval: Size = "1ep"
-    eval_subset_num_batches: int = -1
-    eval_batch_tokens: int = 16384
-    """Most tokens of one evaluation batch on one device."""
-    algorithms: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
-    callbacks: dict[str, Optional[dict[str, Any]]] = dataclasses.field(  # noqa: UP045
-        default_factory=lambda: {
-            "speed_monitor": {"window_size": 10},
-            "efficiency_monitor": {"window_size": 10},
-            "runtime_estimator": {"time_unit": "minutes"},
-            "lr_monitor": {},
-        }
-    )
-    loggers: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
-    """By name, with arguments; null switches one off that the YAML or an earlier recipe has."""
-    progress_bar: bool = True
-    log_to_console: bool = False
-    console_log_interval: Size = "10ba"
-    save_folder: Optional[str] = "${run_folder}/checkpoints"  # noqa: UP045
-    save_interval: Size = "1ep"
-    save_num_checkpoints_to_keep: int = 1
-    save_overwrite: bool = False
-    autoresume: bool = False
-    preemption_grace: float = 25.0
-    """Seconds that a run has after SIGTERM to finish its batch and save; the ``composer`` launcher kills after 30."""
-    load_path: Optional[str] = None  # noqa: UP045
-    load_weights_only: bool = False
-    load_trust: bool = False
-    """Load whatever a checkpoint or ``model.pretrained`` holds, code included, not only tensors and plain values."""
-    export: bool = True
-    """Write the Hugging Face folder ``export/`` when training ends."""
-    fsdp_config: Optional[dict[str, Any]] = None  # noqa: UP045
-    """Fields of Composer's ``FSDP2Config``; null trains with DDP."""
-    compile_config: Optional[dict[str, Any]] = None  # noqa: UP045
-    """Arguments of ``torch.compile``, which is applied block by block; null does not compile."""
-    device: Optional[str] = None  # noqa: UP045
-    """``cpu`` or ``gpu``; default: a GPU if there is one."""
-    dist_timeout: float = 600.0
-    """Seconds after which a process that waits for another gives up."""
-
+from plm_composer.recipes import find_recipe
+from plm_composer.schema import TrainConfig
 
 REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
 """Sections that a layer naming another ``name`` (or a ``pretrained`` model) replaces as a whole: arguments of one
@@ -188,21 +74,6 @@ def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
         if "${" in text:  # It would be filled in with this machine's environment.
             raise UserError(f"{source}: {key} is {text!r}, and the config of a run that has started has no references")
     return _resolve(_merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(content)), source), source)
-
-
-def find_recipe(name: str, folder: Path) -> Path:
-    """Finds a recipe by its name in ``folder``, or by its path.
-
-    Raises:
-        UserError: There is no such recipe.
-    """
-    name = name.strip()
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        return Path(name)
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"recipe={name}: {suggestion(name, (known.stem for known in folder.glob('*.yaml')))}")
-    return path
 
 
 def read_schema(path: Path, schema: type) -> dict[str, Any]:
@@ -332,30 +203,3 @@ def _explain(error: OmegaConfBaseException, source: str) -> str:
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and name not in known:
         return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
     return f"{source}: {key}: {first_line(error)}"
-
-
-def default_recipe_folder() -> Path:
-    """The recipes that come with the project: ``yamls/recipes`` in the working folder, or beside the package."""
-    here = Path("yamls/recipes")
-    return here if here.is_dir() else Path(__file__).parent.parent / "yamls" / "recipes"
-
-
-def describe_recipes(folder: Path) -> dict[str, str]:
-    """Says what each recipe is for.
-
-    Args:
-        folder: Where the recipes lie.
-
-    Returns:
-        Recipe name to the first line of its opening comment.
-
-    Raises:
-        UserError: There is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder of recipes")
-    found = {}
-    for path in sorted(folder.glob("*.yaml")):
-        first = next(iter(path.read_text().splitlines()), "")
-        found[path.stem] = first.lstrip("# ").strip()
-    return found

@@ -10,12 +10,13 @@ from composer.utils import dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from plm_composer import __version__
-from plm_composer.config import TrainConfig, to_yaml
+from plm_composer.config import to_yaml
 from plm_composer.errors import UserError
 from plm_composer.model.config import parameter_count
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import save_huggingface
 from plm_composer.model.naming import inexpressible
+from plm_composer.schema import TrainConfig
 
 _TOKENIZER = ("tokenizer = AutoTokenizer.from_pretrained(FOLDER)", "```")
 _USAGE = (

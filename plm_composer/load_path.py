@@ -9,9 +9,9 @@ from pathlib import Path
 from composer.utils.file_helpers import is_tar
 from torch.distributed.checkpoint.api import CheckpointException
 
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError, first_line
 from plm_composer.run_folder import LATEST
+from plm_composer.schema import TrainConfig
 from plm_composer.unpickling import plain_values_only
 
 

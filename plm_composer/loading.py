@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from torch.distributed.checkpoint.api import CheckpointException
 
-from plm_composer.config import TrainConfig, parse_config
+from plm_composer.config import parse_config
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -21,6 +21,7 @@ from plm_composer.model.huggingface import load_huggingface
 from plm_composer.model.weight_files import read_torch_file
 from plm_composer.optim.schedule_free import average_checkpoint
 from plm_composer.run_folder import RunFolder
+from plm_composer.schema import TrainConfig
 from plm_composer.stored_checkpoints import fetch_model
 from plm_composer.unpickling import plain_values_only
 

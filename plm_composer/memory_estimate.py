@@ -9,13 +9,13 @@ import torch
 from composer.utils import dist, get_device
 
 from plm_composer.checks import make_collator, model_config
-from plm_composer.config import TrainConfig
 from plm_composer.model.config import ESM2Config, parameter_count
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.memory import Memory, Workload, predict
 from plm_composer.model.pretrained import pretrained_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.precision import resolve_precision
+from plm_composer.schema import TrainConfig
 from plm_composer.sharding import make_sharding
 
 

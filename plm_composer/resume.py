@@ -8,9 +8,9 @@ from pathlib import Path
 from composer.utils import format_name_with_dist
 
 from plm_composer.checkpoints import mend_latest
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.run_folder import LATEST, RunFolder
+from plm_composer.schema import TrainConfig
 from plm_composer.stored_checkpoints import StoredFolder, mend_stored_latest
 
 

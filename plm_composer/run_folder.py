@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plm_composer.config import TrainConfig, read_resolved, to_yaml
+from plm_composer.config import read_resolved, to_yaml
 from plm_composer.errors import UserError
 from plm_composer.model.huggingface import loader, read_config
+from plm_composer.schema import TrainConfig
 from plm_composer.whole_files import FULL_DISK, is_full, replacing
 
 _DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")

@@ -33,7 +33,7 @@ from plm_composer.callbacks.run_record import RunRecord
 from plm_composer.callbacks.whole_checkpoints import WholeCheckpointSaver
 from plm_composer.checks import check_config, make_scheduler, model_config, planned_duration
 from plm_composer.components import build
-from plm_composer.config import TrainConfig, to_yaml
+from plm_composer.config import to_yaml
 from plm_composer.data.loader import make_data_spec
 from plm_composer.data.workers import explain_killed_workers
 from plm_composer.errors import UserError
@@ -52,6 +52,7 @@ from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.precision import autocast_dtype, trainer_precision
 from plm_composer.resume import forget_downloaded, prepare_checkpoints
 from plm_composer.run_folder import RunFolder
+from plm_composer.schema import TrainConfig
 from plm_composer.sharding import make_sharding
 from plm_composer.training_data import Places, find_places, make_dataset, make_evaluation
 

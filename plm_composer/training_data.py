@@ -8,12 +8,12 @@ from composer import Evaluator
 from composer.utils import dist
 
 from plm_composer.checks import make_collator
-from plm_composer.config import TrainConfig
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.reading import read_split
 from plm_composer.data.remote_cache import cache_places
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.schema import TrainConfig
 
 Places = dict[str, dict[str, Any]]
 """Datasets by name, each with ``streaming.Stream``'s ``local`` or ``remote`` or both, and its weight."""

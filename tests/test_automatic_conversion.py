@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from plm_composer.automatic_conversion import prepare_shards
-from plm_composer.config import DataConfig
 from plm_composer.errors import UserError
+from plm_composer.schema import DataConfig
 from plm_composer.shards.manifest import read_manifest
 
 

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from plm_composer.checks import check_config, model_config
-from plm_composer.config import TrainConfig, describe_recipes, load_config, parse_config, to_yaml
+from plm_composer.config import load_config, parse_config, to_yaml
 from plm_composer.errors import UserError
+from plm_composer.recipes import describe_recipes
+from plm_composer.schema import TrainConfig
 
 BASE = """
 model: {name: esm2_8m}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.load_path import loading_checkpoint
+from plm_composer.schema import TrainConfig
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from interrupted_runs import PROBES, Run, recorded, same_weights
 
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.resume import prepare_checkpoints
 from plm_composer.run_folder import RunFolder
+from plm_composer.schema import TrainConfig
 
 
 def make_run(scratch: Path, tiny: tuple[str, ...], name: str, *overrides: str, flags: tuple[str, ...] = ()) -> Run:

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from composer.distributed.prepare_distributed import parallelize_composer_model
 
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.schema import TrainConfig
 from plm_composer.sharding import make_sharding
 from plm_composer.training import make_model
 

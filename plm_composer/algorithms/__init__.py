@@ -20,7 +20,7 @@ from plm_composer.components import build
 from plm_composer.data.collate import Collator
 
 if TYPE_CHECKING:
-    from plm_composer.config import TrainConfig
+    from plm_composer.schema import TrainConfig
 
 ALGORITHMS: dict[str, Any] = {
     "batch_size_warmup": BatchSizeWarmup,

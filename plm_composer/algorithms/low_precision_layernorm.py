@@ -11,7 +11,7 @@ from plm_composer.errors import UserError
 from plm_composer.precision import resolve_precision
 
 if TYPE_CHECKING:
-    from plm_composer.config import TrainConfig
+    from plm_composer.schema import TrainConfig
 
 
 def check_low_precision_layernorm(arguments: Mapping[str, Any], config: TrainConfig) -> None:

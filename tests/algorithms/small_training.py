@@ -17,8 +17,9 @@ from composer import Callback, Logger, State, Trainer
 from plm_composer.budget.ledger import Ledger
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.checks import check_config
-from plm_composer.config import TrainConfig, load_config
+from plm_composer.config import load_config
 from plm_composer.run_folder import RunFolder
+from plm_composer.schema import TrainConfig
 from plm_composer.training import make_trainer
 from plm_composer.training_data import find_places
 

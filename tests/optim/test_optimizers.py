@@ -14,9 +14,9 @@ from tiny_training import ARGUMENTS, tiny_model, tiny_optimizer
 from torch import Tensor, nn
 
 from plm_composer.checks import check_config
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.optim import OPTIMIZERS
+from plm_composer.schema import TrainConfig
 from plm_composer.unpickling import plain_values_only
 
 

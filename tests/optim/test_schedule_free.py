@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from plm_composer.callbacks.averaged_weights import AveragedWeights
 from plm_composer.checks import check_config
-from plm_composer.config import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.loading import load_model
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.schedule_free import average_checkpoint, averaged_weights
+from plm_composer.schema import TrainConfig
 from plm_composer.unpickling import plain_values_only
 
 NAME = "schedule_free_adamw"
