@@ -24,7 +24,7 @@ _A_BLOCK_TWICE = """
 import resource, torch
 from plm_composer.hardware import keep_freed_memory
 keep_freed_memory()
-torch.zeros(64 << 20, dtype=torch.uint8)
+torch.zeros(65 << 20, dtype=torch.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.zeros(64 << 20, dtype=torch.uint8)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -41,9 +41,12 @@ def test_a_machine_is_told_in_one_line() -> None:
     assert f"torch {torch.__version__}" in told
 
 
-@pytest.mark.slow  # Seconds, but it has failed where hundreds of tests ran before it, and never alone.
 def test_freed_memory_is_kept() -> None:
-    """A large block that was freed and is asked for again costs no page faults; in a heap of its own, not pytest's."""
+    """A large block that was freed and is asked for again costs no page faults; in a heap of its own, not pytest's.
+
+    The second is a little smaller: glibc before 2.38 does not always find room for an aligned block where an equal one
+    was (https://sourceware.org/bugzilla/show_bug.cgi?id=14581).
+    """
     command = [sys.executable, "-c", _A_BLOCK_TWICE]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert int(output) < (64 << 20) // 4096 // 4
