@@ -34,23 +34,26 @@ class ProcessLauncher:
 
     def __call__(self, run: PlannedRun, arguments: Sequence[str]) -> int:
         """Trains, the output appended to the run's log, and returns the exit code."""
-        with run.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "plm_composer.train_command", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Of this package, whatever lies in the working folder; Python 3.10 does not know it.
-                env={**os.environ, "PYTHONSAFEPATH": "1"},
-                pass_fds=(self._lock.fileno(),),
-                # Ctrl-C would end it at once; SIGTERM has it save.
-                start_new_session=True,
-            )
-        _write(self._lock, process.pid)
+        process: subprocess.Popen[bytes] | None = None
+        # A signal may come as soon as there is a process to end.
         try:
+            with run.log.open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "plm_composer.train_command", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Of this package, whatever lies in the working folder; Python 3.10 does not know it.
+                    env={**os.environ, "PYTHONSAFEPATH": "1"},
+                    pass_fds=(self._lock.fileno(),),
+                    # Ctrl-C would end it at once; SIGTERM has it save.
+                    start_new_session=True,
+                )
+            _write(self._lock, process.pid)
             return process.wait()
         finally:
-            _end(process, run.config.preemption_grace + _TO_END)
+            if process is not None:
+                _end(process, run.config.preemption_grace + _TO_END)
             _write(self._lock, os.getpid())
 
 
