@@ -69,6 +69,10 @@ class Ledger:
             self.write()
         return before
 
+    def this_start(self, category: str) -> float:
+        """Seconds that this start was charged for a category, until it last changed to another."""
+        return self._charged[category]
+
     def spent(self) -> float:
         """Seconds charged so far, earlier starts included."""
         return sum(self.earlier.values()) + self.clock() - self.started

@@ -26,8 +26,12 @@ _CALIBRATION_BATCHES = 3
 """Evaluation batches whose time tells how long the whole evaluation will take."""
 _UNSEEN = 1.25
 """On top of what that gives: proteins of other lengths have kernels of their own to be compiled."""
-_EXIT_SECONDS = 1.5
-"""From the export to the end of the process, the launcher's included."""
+_LATE, _LATE_UNSEEN = 0.95, 1.1
+"""Share of the batches after which that is told again, since a machine that others share is not as fast as it was; and
+what is put on top then."""
+_EXIT_SHARE, _EXIT_SECONDS = 0.3, 1.5
+"""From the export to the end of the process, the launcher's included: a share of what its start took, since both are
+bound by the modules that are loaded, and at least so much."""
 _SLACK_SHARE, _SLACK_SECONDS = 0.003, 1.0
 
 
@@ -52,6 +56,7 @@ class Budget(Callback):
         self.run_name = run_name
         self._steps = StepTimes()
         self._asked = 0.0
+        self._told_late = False
         self._reserve = Reserve(0.0, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget)
         self._charged_before = ledger.category
 
@@ -75,10 +80,11 @@ class Budget(Callback):
         """
         del logger
         self.ledger.charge("calibration")
+        self._reserve.exit = max(_EXIT_SECONDS, _EXIT_SHARE * self.ledger.this_start("start-up"))
         size = sum(parameter.numel() * parameter.element_size() for parameter in state.model.parameters())
         self._reserve.checkpoint = _FILE_SECONDS + _CHECKPOINT_SIZE * size / _WRITTEN_PER_SECOND
         self._reserve.export = _FILE_SECONDS + size / _WRITTEN_PER_SECOND
-        self._reserve.evaluation = estimate_evaluation(state)
+        self._reserve.evaluation = _UNSEEN * estimate_evaluation(state)
         self._plan(state)
         self.ledger.charge("start-up")
         if state.max_duration == Time(0, "ba"):
@@ -101,10 +107,16 @@ class Budget(Callback):
     def batch_end(self, state: State, logger: Logger) -> None:
         """Counts the batch in and plans anew."""
         self._steps.add(time.perf_counter() - self._asked)
-        self.ledger.batches = int(state.timestamp.batch)
+        self.ledger.batches = batch = int(state.timestamp.batch)
         self.ledger.charge("training")  # writes the file, if it is time
         self._plan(state)
         assert state.max_duration is not None
+        if not self._told_late and _LATE * state.max_duration.value <= batch < state.max_duration.value:
+            self._told_late = True
+            self.ledger.charge("calibration")
+            self._reserve.evaluation = _LATE_UNSEEN * estimate_evaluation(state)
+            self.ledger.charge("training")
+            self._plan(state)
         logger.log_metrics({"budget/planned_batches": state.max_duration.value})
 
     def eval_start(self, state: State, logger: Logger) -> None:
@@ -155,13 +167,10 @@ class Budget(Callback):
 
 
 def estimate_evaluation(state: State) -> float:
-    """Estimates how long the whole evaluation takes, from a few of its batches.
+    """Estimates how long the whole evaluation takes, in seconds, from a few of its batches.
 
     Args:
         state: The Trainer's.
-
-    Returns:
-        Seconds, rather too many than too few.
     """
     seconds = 0.0
     training = state.model.training
@@ -176,6 +185,6 @@ def estimate_evaluation(state: State) -> float:
         for index in chosen:
             with torch.no_grad(), get_precision_context(state.precision):
                 state.model(state.device.batch_to_device(batches[index]))
-        seconds += _UNSEEN * (time.perf_counter() - start) * number / len(chosen)
+        seconds += (time.perf_counter() - start) * number / len(chosen)
     state.model.train(training)
     return seconds

@@ -35,6 +35,18 @@ def test_train_step(repository, tmp_path) -> None:
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 
+def test_step_cost(repository, tmp_path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"yaml: {repository / 'yamls' / 'esm2_small.yaml'}\n"
+        "common: [model.num_hidden_layers=1, model.hidden_size=32, model.num_attention_heads=2, data.crop_length=64]\n"
+        "seeds: [1]\nreference: thin\nvariants:\n  wide: [model.intermediate_size=4096]\n  thin: []\n"
+    )
+    wide, thin = run(repository, tmp_path, "step_cost", str(study), "--proteins", "8", "--repeats", "5")
+    assert (wide["variant"], thin["variant"]) == ("wide", "thin")
+    assert wide["ratio"] > thin["ratio"] == 1
+
+
 def test_loader(repository, tmp_path) -> None:
     rows = run(repository, tmp_path, "loader", "--limit", "200", "--batch-size", "20", "--repeats", "1")
     in_memory = [row for row in rows if "real_tokens_per_second" in row]
