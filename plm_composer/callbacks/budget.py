@@ -57,6 +57,7 @@ class Budget(Callback):
         self._steps = StepTimes()
         self._asked = 0.0
         self._told_late = False
+        self._measured_evaluation = 0.0
         self._reserve = Reserve(0.0, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget)
         self._charged_before = ledger.category
 
@@ -114,7 +115,7 @@ class Budget(Callback):
         if not self._told_late and _LATE * state.max_duration.value <= batch < state.max_duration.value:
             self._told_late = True
             self.ledger.charge("calibration")
-            self._reserve.evaluation = _LATE_UNSEEN * estimate_evaluation(state)
+            self._reserve.evaluation = max(self._measured_evaluation, _LATE_UNSEEN * estimate_evaluation(state))
             self.ledger.charge("training")
             self._plan(state)
         logger.log_metrics({"budget/planned_batches": state.max_duration.value})
@@ -128,7 +129,7 @@ class Budget(Callback):
     def eval_end(self, state: State, logger: Logger) -> None:
         """From now on it is known what an evaluation takes."""
         del state, logger
-        self._reserve.evaluation = time.perf_counter() - self._asked
+        self._reserve.evaluation = self._measured_evaluation = time.perf_counter() - self._asked
         self.ledger.charge(self._charged_before)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from commands import REPOSITORY, TINY, Run
+from composer import Logger
+from composer.core import Timestamp
 from composer.devices import DeviceCPU
 
 from plm_composer.budget.ledger import FILE_NAME, Ledger
@@ -99,6 +101,65 @@ def test_the_time_of_an_evaluation_is_told_from_what_it_scores() -> None:
     assert set(lengths) == {52}
     assert 0.4 <= estimates[-1] < 1.2  # 40 batches
     assert 0.05 <= estimates[5] < 0.15
+
+
+class Spinning(torch.nn.Module):
+    """A model whose every batch takes as long as it is told."""
+
+    seconds = 0.0
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> None:
+        end = time.perf_counter() + self.seconds
+        while time.perf_counter() < end:
+            pass
+
+
+def planning(start_up: float) -> tuple[Budget, types.SimpleNamespace]:
+    """A budget of which 90 s are left to a run of a second a batch, and its state after 2,000 batches."""
+    now = [0.0]
+    ledger = Ledger(None, 90 + start_up, 0.0, clock=lambda: now[0])
+    budget = Budget(ledger, "run", slack=0.0)
+    budget.load_state_dict({"run_name": "run", "entries": {}, "step": 1.0})
+    now[0] = start_up
+    evaluator = make_evaluator([b"MKVLAAGIVE" * 5] * 40, 52, ["masked_nll"])  # 40 batches
+    evaluator.subset_num_batches = -1
+    state = types.SimpleNamespace(
+        model=Spinning(), device=DeviceCPU(), precision="fp32", evaluators=[evaluator], max_duration=None,
+        timestamp=Timestamp(batch=2000),
+    )  # fmt: skip
+    return budget, state
+
+
+def test_an_evaluation_that_has_become_slower_is_told_again_near_the_end() -> None:
+    budget, state = planning(start_up=1.0)
+    budget.after_load(state, Logger(state))
+    first = state.max_duration.value
+    assert 2080 < first < 2090
+    state.model.seconds = 0.1  # 4 s in all, of a plan of less than a hundred
+    budget.batch_end(state, Logger(state))
+    assert first - 6 <= state.max_duration.value <= first - 3
+
+    # What was measured is not given up for an estimate.
+    budget, state = planning(start_up=1.0)
+    budget.after_load(state, Logger(state))
+    start = time.perf_counter()
+    budget.eval_start(state, Logger(state))
+    state.model.seconds = 2.0
+    state.model({})
+    budget.eval_end(state, Logger(state))
+    measured = time.perf_counter() - start
+    state.model.seconds = 0.0
+    budget.batch_end(state, Logger(state))
+    assert state.max_duration.value <= first - int(measured)
+
+
+def test_a_process_that_was_slow_to_start_is_given_time_to_exit() -> None:
+    planned = []
+    for start_up in (1.0, 60.0):
+        budget, state = planning(start_up)
+        budget.after_load(state, Logger(state))
+        planned.append(state.max_duration.value)
+    assert planned[0] - planned[1] == pytest.approx(0.3 * 60 - 1.5, abs=1.5)
 
 
 @pytest.mark.parametrize(
