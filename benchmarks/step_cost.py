@@ -1,7 +1,8 @@
 """What a step of a study's variants costs, over one of its reference: steps on the same proteins, taken in turn.
 
 Whole runs of equal time compare badly where other work bends the machine's speed from minute to minute. Runs of equal
-steps, times what a step of each costs, do not; this tells what it costs.
+steps, times what a step of each costs, do not; this tells what it costs. Every step is forward, backward, clipping and
+update: what algorithms and curricula cost is not in it.
 
     python benchmarks/step_cost.py benchmarks/studies/cramming_defaults.yaml --fasta proteins.fasta.gz
 """
@@ -9,24 +10,22 @@ steps, times what a step of each costs, do not; this tells what it costs.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from composer.core import Precision
-from composer.core.precision import get_precision_context
 from machine import best_device, timed
 from tables import print_table, write_json
-from torch import Tensor, nn
-from train_step import draw_proteins
+from train_step import draw_proteins, take_step
 
 from plm_composer.checks import make_collator
-from plm_composer.data.batches import Batch
 from plm_composer.data.collate import Protein
+from plm_composer.errors import run_command
 from plm_composer.hardware import describe_machine, prepare_cpu
-from plm_composer.precision import trainer_precision
+from plm_composer.precision import resolve_precision
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.schema import TrainConfig
 from plm_composer.studies.plan import plan_runs
@@ -46,28 +45,16 @@ def prepare(config: TrainConfig, proteins: Sequence[bytes], device: torch.device
     torch.manual_seed(0)
     kind = "gpu" if device.type == "cuda" else "cpu"
     model = make_model(config, kind).to(device)
-    optimizer = make_optimizer(config, model)
-    precision = Precision(trainer_precision(config.precision, kind))
+    precision = "bf16" if resolve_precision(config.precision, kind) == "amp_bf16" else "fp32"
+    step = functools.partial(take_step, model, make_optimizer(config, model), precision, model.loss)
     collate, size = make_collator(config), config.global_train_batch_size
     numbered = [Protein(index, 0, residues) for index, residues in enumerate(proteins)]
     batches = [collate(numbered[start : start + size]) for start in range(0, len(numbered), size)]
 
-    def step(turn: int) -> None:
-        batch = batches[turn % len(batches)]
-        on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-        _step(model, optimizer, precision, on_device)
+    def numbered_step(turn: int) -> None:
+        step(batches[turn % len(batches)])
 
-    return step
-
-
-def _step(model: Any, optimizer: torch.optim.Optimizer, precision: Precision, batch: Batch) -> None:
-    model.train()
-    optimizer.zero_grad()
-    with get_precision_context(precision):
-        loss = model.loss(model(batch), batch)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    return numbered_step
 
 
 def main() -> None:
@@ -112,4 +99,4 @@ def make_row(variant: str, seconds: Sequence[float], reference: Sequence[float])
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -95,19 +95,28 @@ class Contender:
             if device.type == "cpu":
                 prepare_cpu()  # as our training does
             ours = make_model(self.config, "gpu" if device.type == "cuda" else "cpu").to(device)
-            return functools.partial(_step, ours, make_optimizer(self.config, ours), self.precision, ours.loss)
+            return functools.partial(take_step, ours, make_optimizer(self.config, ours), self.precision, ours.loss)
         peer = PEERS[self.implementation](model_config(self.config)).to(device)
         optimizer = torch.optim.AdamW(peer.parameters(), lr=4e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        return functools.partial(_step, peer, optimizer, self.precision, None)
+        return functools.partial(take_step, peer, optimizer, self.precision, None)
 
 
-def _step(
+def take_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     precision: str,
     loss_of: Callable[[Any, Batch], Tensor] | None,
     batch: Batch,
 ) -> float:
+    """Forward, backward, clipping and update; returns the loss.
+
+    Args:
+        model: Of ours, or a peer.
+        optimizer: The model's.
+        precision: A name in ``DTYPES``.
+        loss_of: Makes the loss of outputs and batch; None where the outputs are the loss.
+        batch: On any device.
+    """
     model.train()
     optimizer.zero_grad()
     device = next(model.parameters()).device

@@ -40,7 +40,7 @@ def test_step_cost(repository, tmp_path) -> None:
     study.write_text(
         f"yaml: {repository / 'yamls' / 'esm2_small.yaml'}\n"
         "common: [model.num_hidden_layers=1, model.hidden_size=32, model.num_attention_heads=2, data.crop_length=64]\n"
-        "seeds: [1]\nreference: thin\nvariants:\n  wide: [model.intermediate_size=4096]\n  thin: []\n"
+        "seeds: [1]\nreference: thin\nvariants:\n  wide: [model.intermediate_size=32768]\n  thin: []\n"
     )
     wide, thin = run(repository, tmp_path, "step_cost", str(study), "--proteins", "8", "--repeats", "5")
     assert (wide["variant"], thin["variant"]) == ("wide", "thin")
