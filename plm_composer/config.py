@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
 from plm_composer.components import suggestion
 from plm_composer.credentials import refuse_credentials, texts
@@ -202,4 +202,6 @@ def _explain(error: OmegaConfBaseException, source: str) -> str:
     known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
     if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and name not in known:
         return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
+    if isinstance(error, KeyValidationError):
+        return f"{source}: {key}: YAML reads this name as a number, date or the like; write it in quotes"
     return f"{source}: {key}: {first_line(error)}"

@@ -39,6 +39,7 @@ def test_all_variants_of_a_seed_run_before_the_next(tmp_path) -> None:
         ({"seeds": [1, 1]}, "study.yaml: seeds are [1, 1]; give at least one, and each once"),
         ({"variants": {}}, "study.yaml: variants: name at least one"),
         ({"variants": {"a/b": []}}, "study.yaml: variants.a/b: a name is letters"),
+        ({"variants": {801010: []}}, "study.yaml: variants.801010: YAML reads this name as a number"),
         ({"variants": {"a": "recipe=fast"}}, "study.yaml: variants.a: "),
         ({"variants": {"a": ["seed=3"]}}, "study.yaml: variants.a: seed is set by the study"),
         ({"variants": {"a": ["run_name=x"]}}, "study.yaml: variants.a: run_name is set by the study"),
