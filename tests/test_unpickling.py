@@ -111,7 +111,7 @@ def test_the_parts_of_a_sharded_checkpoint_run_no_code(monkeypatch) -> None:
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere"])
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere"])
 def test_the_parts_of_a_sharded_checkpoint_lie_in_it(checkpoint, name: str) -> None:
     """A download would write them to where the metadata says."""
     folder = write_sharded(checkpoint)
