@@ -195,6 +195,18 @@ def test_every_yaml_and_recipe_of_the_project_is_valid(repository: Path) -> None
             check_config(load_config(path, [f"recipe={recipe.stem}"] if recipe else []))
 
 
+def test_a_recipe_that_masks_masks_alike_over_any_other(repository: Path) -> None:
+    path = repository / "yamls" / "cramming_small.yaml"
+
+    def masking(recipe: str) -> tuple[float, float, float]:
+        data = load_config(path, [f"recipe={recipe}"]).data
+        return data.mask_rate, data.mask_token_fraction, data.random_token_fraction
+
+    recipes = ["cramming", "cramming_2024", "finetune", "long"]
+    for last in recipes:
+        assert {masking(f"{first},{last}") for first in recipes if first != last} == {masking(last)}
+
+
 def test_recipes_are_described(run_yaml: Path) -> None:
     assert describe_recipes(run_yaml.parent / "recipes") == {"fast": "Quick.", "padded": "Slow."}
 
