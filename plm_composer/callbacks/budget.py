@@ -9,6 +9,7 @@ import torch
 from composer import Callback, Logger, State
 from composer.core import Time
 from composer.core.precision import get_precision_context
+from composer.loggers import ProgressBarLogger
 from composer.utils import dist
 
 from plm_composer.budget.ledger import Ledger
@@ -119,6 +120,10 @@ class Budget(Callback):
             self.ledger.charge("training")
             self._plan(state)
         logger.log_metrics({"budget/planned_batches": state.max_duration.value})
+        for destination in logger.destinations:
+            # Composer's bar counts to the plan that it was built with.
+            if isinstance(destination, ProgressBarLogger) and destination.train_pbar is not None:
+                destination.train_pbar.pbar.total = state.max_duration.value
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Charges the evaluation."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def metrics(folder: Path) -> list[dict]:
 
 def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -> None:
     overrides = [*UNLIMITED, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
-                 "scheduler.t_warmup=0.1dur"]  # fmt: skip
+                 "scheduler.t_warmup=0.1dur", "progress_bar=true"]  # fmt: skip
     folder = tmp_path / "runs" / "esm2_small"
     start = time.monotonic()
     process = subprocess.Popen(
@@ -71,6 +72,9 @@ def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -
     assert lines[-1]["batch"] == trained
     assert any("metrics/eval/masked_nll" in line for line in lines if line["batch"] == trained)
     assert (folder / "export" / "model.safetensors").exists()
+
+    bars = re.findall(r"(\d+)/(\d+) \[", "".join(re.findall(r"^train .*", result.stderr, re.MULTILINE)))
+    assert bars[-1] == (str(trained), str(trained))  # the bar ends where the training does
 
 
 def test_only_the_same_runs_checkpoint_is_charged() -> None:
