@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import statistics
 
 _WINDOW = 64
 """Batches that the speed is measured over: proteins differ in length, and so do batches in time."""
 _FIRST = 2
 """Batches at a start that say little of the speed: kernels are compiled, the loader fills up."""
+_RECENT = 24
+"""Batches that tell how fast the machine is at this moment, where others share it."""
 _ROOM = 1.5
 """How much of a batch's mean time has to be left to begin one."""
 PROVISIONAL_BATCHES = 1_000_000
@@ -41,6 +44,27 @@ class StepTimes:
             return self._expected
         return sum(self._times) / len(self._times) if self._times else None
 
+    def recent(self) -> float | None:
+        """Seconds of a batch among the last few of this start, the median; None before there are some."""
+        return statistics.median(list(self._times)[-_RECENT:]) if self._seen > _FIRST else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """How long something takes, told when the machine had a certain speed.
+
+    Args:
+        seconds: That it takes at that speed.
+        step: Seconds of a batch of training then; None where that is not known.
+    """
+
+    seconds: float
+    step: float | None = None
+
+    def at(self, step: float | None) -> float:
+        """Seconds that it takes where a batch of training takes ``step``."""
+        return self.seconds if self.step is None or step is None else self.seconds * step / self.step
+
 
 @dataclasses.dataclass
 class Reserve:
@@ -54,15 +78,15 @@ class Reserve:
         slack: To be on the safe side.
     """
 
-    evaluation: float
+    evaluation: Estimate
     checkpoint: float
     export: float
     exit: float
     slack: float
 
-    def total(self) -> float:
-        """Seconds of all of it."""
-        return self.evaluation + self.checkpoint + self.export + self.exit + self.slack
+    def total(self, step: float | None = None) -> float:
+        """Seconds of all of it, where a batch of training takes ``step`` at this moment."""
+        return self.evaluation.at(step) + self.checkpoint + self.export + self.exit + self.slack
 
 
 def plan_batches(batch: int, left: float, reserve: float, step: float | None) -> int:

@@ -13,7 +13,7 @@ from composer.loggers import ProgressBarLogger
 from composer.utils import dist
 
 from plm_composer.budget.ledger import Ledger
-from plm_composer.budget.plan import Reserve, StepTimes, plan_batches
+from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
 from plm_composer.errors import UserError
 
 _WRITTEN_PER_SECOND = 200e6
@@ -58,8 +58,10 @@ class Budget(Callback):
         self._steps = StepTimes()
         self._asked = 0.0
         self._told_late = False
-        self._measured_evaluation = 0.0
-        self._reserve = Reserve(0.0, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget)
+        self._measured_evaluation = Estimate(0.0)
+        self._reserve = Reserve(
+            self._measured_evaluation, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget
+        )
         self._charged_before = ledger.category
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class Budget(Callback):
         size = sum(parameter.numel() * parameter.element_size() for parameter in state.model.parameters())
         self._reserve.checkpoint = _FILE_SECONDS + _CHECKPOINT_SIZE * size / _WRITTEN_PER_SECOND
         self._reserve.export = _FILE_SECONDS + size / _WRITTEN_PER_SECOND
-        self._reserve.evaluation = _UNSEEN * estimate_evaluation(state)
+        self._reserve.evaluation = Estimate(_UNSEEN * estimate_evaluation(state))
         self._plan(state)
         self.ledger.charge("start-up")
         if state.max_duration == Time(0, "ba"):
@@ -116,7 +118,9 @@ class Budget(Callback):
         if not self._told_late and _LATE * state.max_duration.value <= batch < state.max_duration.value:
             self._told_late = True
             self.ledger.charge("calibration")
-            self._reserve.evaluation = max(self._measured_evaluation, _LATE_UNSEEN * estimate_evaluation(state))
+            step = self._steps.recent()
+            told = Estimate(_LATE_UNSEEN * estimate_evaluation(state), step)
+            self._reserve.evaluation = max(self._measured_evaluation, told, key=lambda estimate: estimate.at(step))
             self.ledger.charge("training")
             self._plan(state)
         logger.log_metrics({"budget/planned_batches": state.max_duration.value})
@@ -134,7 +138,8 @@ class Budget(Callback):
     def eval_end(self, state: State, logger: Logger) -> None:
         """From now on it is known what an evaluation takes."""
         del state, logger
-        self._reserve.evaluation = self._measured_evaluation = time.perf_counter() - self._asked
+        self._measured_evaluation = Estimate(time.perf_counter() - self._asked, self._steps.recent())
+        self._reserve.evaluation = self._measured_evaluation
         self.ledger.charge(self._charged_before)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
@@ -162,9 +167,8 @@ class Budget(Callback):
             self._reserve.checkpoint = taken
 
     def _plan(self, state: State) -> None:
-        planned = plan_batches(
-            int(state.timestamp.batch), self.ledger.left(), self._reserve.total(), self._steps.mean()
-        )
+        reserve = self._reserve.total(self._steps.recent())
+        planned = plan_batches(int(state.timestamp.batch), self.ledger.left(), reserve, self._steps.mean())
         if dist.get_world_size() > 1:
             agreed = state.device.tensor_to_device(torch.tensor(planned))
             dist.broadcast(agreed, src=0)

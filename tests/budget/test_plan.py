@@ -2,7 +2,7 @@
 
 import pytest
 
-from plm_composer.budget.plan import PROVISIONAL_BATCHES, StepTimes, plan_batches
+from plm_composer.budget.plan import PROVISIONAL_BATCHES, Estimate, Reserve, StepTimes, plan_batches
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,18 @@ def test_an_earlier_start_knows_the_speed() -> None:
     for seconds in (60.0, 30.0, 1.0):
         times.add(seconds)
     assert times.mean() == 1
+
+
+def test_the_evaluation_is_expected_to_slow_down_with_the_machine() -> None:
+    times = StepTimes()
+    for taken in (60.0, 60.0, *[1.0] * 100):
+        times.add(taken)
+    told = Estimate(20.0, times.recent())
+    reserve = Reserve(told, checkpoint=1.0, export=1.0, exit=2.0, slack=1.0)
+    assert reserve.total(times.recent()) == 25
+    times.add(30.0)  # one that was held up says nothing of the machine's speed
+    assert reserve.total(times.recent()) == 25
+    for _ in range(24):
+        times.add(1.5)
+    assert reserve.total(times.recent()) == 35
+    assert reserve.total(None) == Reserve(Estimate(20.0), 1.0, 1.0, 2.0, 1.0).total(1.5) == 25
