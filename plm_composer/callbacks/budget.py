@@ -58,10 +58,8 @@ class Budget(Callback):
         self._steps = StepTimes()
         self._asked = 0.0
         self._told_late = False
-        self._measured_evaluation = Estimate(0.0)
-        self._reserve = Reserve(
-            self._measured_evaluation, 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget
-        )
+        self._measured_evaluation = 0.0
+        self._reserve = Reserve(Estimate(0.0), 0.0, 0.0, _EXIT_SECONDS, _SLACK_SECONDS + slack * ledger.budget)
         self._charged_before = ledger.category
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,9 +116,9 @@ class Budget(Callback):
         if not self._told_late and _LATE * state.max_duration.value <= batch < state.max_duration.value:
             self._told_late = True
             self.ledger.charge("calibration")
-            step = self._steps.recent()
-            told = Estimate(_LATE_UNSEEN * estimate_evaluation(state), step)
-            self._reserve.evaluation = max(self._measured_evaluation, told, key=lambda estimate: estimate.at(step))
+            # Only from here on do steps tell the machine's speed: before, curricula may have made them cheaper.
+            seconds = max(self._measured_evaluation, _LATE_UNSEEN * estimate_evaluation(state))
+            self._reserve.evaluation = Estimate(seconds, self._steps.recent())
             self.ledger.charge("training")
             self._plan(state)
         logger.log_metrics({"budget/planned_batches": state.max_duration.value})
@@ -138,8 +136,8 @@ class Budget(Callback):
     def eval_end(self, state: State, logger: Logger) -> None:
         """From now on it is known what an evaluation takes."""
         del state, logger
-        self._measured_evaluation = Estimate(time.perf_counter() - self._asked, self._steps.recent())
-        self._reserve.evaluation = self._measured_evaluation
+        self._measured_evaluation = time.perf_counter() - self._asked
+        self._reserve.evaluation = Estimate(self._measured_evaluation)
         self.ledger.charge(self._charged_before)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:

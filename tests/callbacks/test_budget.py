@@ -157,6 +157,26 @@ def test_an_evaluation_that_has_become_slower_is_told_again_near_the_end() -> No
     assert state.max_duration.value <= first - int(measured)
 
 
+def test_an_evaluation_is_not_expected_to_take_longer_because_a_curriculum_ends() -> None:
+    budget, state = planning(start_up=1.0)
+    budget.after_load(state, Logger(state))
+
+    def train(batches: int, seconds: float) -> None:
+        state.model.seconds = seconds
+        for _ in range(batches):
+            budget.before_dataloader(state, Logger(state))
+            state.model({})
+            budget.batch_end(state, Logger(state))
+
+    train(10, 0.001)
+    budget.eval_start(state, Logger(state))
+    state.model.seconds = 1.0
+    state.model({})
+    budget.eval_end(state, Logger(state))
+    train(64, 0.04)  # batches of 40 times the size
+    assert (state.max_duration.value - 2000) * 0.04 > 70  # of 90 s
+
+
 def test_a_process_that_was_slow_to_start_is_given_time_to_exit() -> None:
     planned = []
     for start_up in (1.0, 60.0):
