@@ -42,7 +42,7 @@ def check_config(config: TrainConfig) -> None:
     """
     collator = make_collator(config)
     if "pretrained" in config.model:
-        check_pretrained(config.model)
+        check_pretrained(config.model, config.load_trust)
     else:
         model_config(config)
     if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):

@@ -153,7 +153,7 @@ def embed(
     records = list(read_fasta(fasta))
     if not records:
         raise UserError(f"{fasta}: holds no proteins")
-    loaded = load_model(checkpoint, trust)
+    loaded = load_model(checkpoint, trust, head_required=False)
     embeddings = run_embedding(
         loaded.model,
         [residues for _, residues in records],

@@ -7,9 +7,10 @@ import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from plm_composer.config import parse_config
@@ -44,7 +45,19 @@ class LoadedModel:
     run: TrainConfig | None = None
 
 
-def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
+class MissingHead(nn.Module):
+    """Stands where a model has no language-model head."""
+
+    def forward(self, *_: Any) -> NoReturn:
+        """Refuses.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError("this model has no language-model head: it gives hidden states, and no logits")
+
+
+def load_model(path: str | Path, trust: bool = False, head_required: bool = True) -> LoadedModel:
     """Loads a model.
 
     Args:
@@ -52,6 +65,7 @@ def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
             folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file; or the address of one of
             these, or of a run's ``save_folder``, in an object store.
         trust: Load whatever the files hold, code included; otherwise that is refused.
+        head_required: Refuse a Hugging Face folder without a language-model head, which is enough for embeddings.
 
     Raises:
         UserError: There is nothing there that can be loaded, or it carries code.
@@ -60,7 +74,7 @@ def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
         with tempfile.TemporaryDirectory() as scratch:
             copy = fetch_model(str(path), Path(scratch))
             try:
-                loaded = load_model(copy, trust)
+                loaded = load_model(copy, trust, head_required)
             except UserError as error:
                 raise UserError(str(error).replace(str(copy), str(path))) from error
         return dataclasses.replace(loaded, source=str(path))
@@ -70,13 +84,13 @@ def load_model(path: str | Path, trust: bool = False) -> LoadedModel:
     if path.is_file():
         return _load_file(path, trust)
     if (path / "config.json").is_file():
-        config, state_dict = load_huggingface(path, trust)
+        config, state_dict = load_huggingface(path, trust, head_required)
         return LoadedModel(_assemble(config, state_dict, path), path)
     latest = RunFolder(path).latest
     if latest.exists():
         return load_model(latest.resolve(), trust)
     if (path / "export").is_dir():
-        return load_model(path / "export", trust)
+        return load_model(path / "export", trust, head_required)
     if (path / ".metadata").is_file():
         return _load_sharded(path, trust)
     raise UserError(f"{path}: neither a run folder, a sharded checkpoint nor a Hugging Face folder (no config.json)")
@@ -126,6 +140,8 @@ def _find_record(state: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 def _assemble(config: ESM2Config, state_dict: Mapping[str, Any], path: Path) -> ESM2:
     model = ESM2(config)
+    if not any(name.startswith("lm_head.") for name in state_dict):
+        model.lm_head = MissingHead()
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:

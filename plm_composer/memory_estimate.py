@@ -59,7 +59,7 @@ def estimate(config: TrainConfig) -> Estimate:
     proteins = config.global_train_batch_size // processes
     lengths = _microbatch(config, proteins)
     sharding = make_sharding(config.fsdp_config, processes)
-    model = pretrained_config(config.model) if "pretrained" in config.model else model_config(config)
+    model = pretrained_config(config.model, config.load_trust) if "pretrained" in config.model else model_config(config)
     workload = Workload(
         lengths=lengths,
         mask_rate=make_collator(config).masking.mask_rate,

@@ -211,7 +211,7 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
     if elsewhere or not pretrained:
         # Composer sends the other ranks of a sharded model their parts of rank 0's: shapes are all that they need.
         with torch.device("meta") if elsewhere else contextlib.nullcontext():
-            model = ESM2(pretrained_config(config.model) if pretrained else model_config(config))
+            model = ESM2(pretrained_config(config.model, config.load_trust) if pretrained else model_config(config))
     else:
         its_config, state_dict = load_pretrained(config.model, config.load_trust)
         model = ESM2(its_config)

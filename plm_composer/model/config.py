@@ -50,6 +50,8 @@ class ESM2Config:
         attention_head_size: Width of a head; None divides ``hidden_size`` by the heads.
         embedding_scale: Factor on the embeddings of tokens.
         residual_scale: Factor on both updates of each block, such as 1 / sqrt(2 * layers).
+        rotary_frequencies: Angle by which each pair of a head's channels turns from one position to the next,
+            (head_size / 2,), as a model that was trained elsewhere brings it; None for 10000^(-2i / head_size).
         initializer_residual_scaling: Divide the initial weights of the linear layers that write to the residual stream
             by sqrt(2 * layers) (GPT-2, Radford et al. 2019).
         layer_drop: Probability with which a protein skips the last block in training; it falls in equal steps towards
@@ -83,11 +85,14 @@ class ESM2Config:
     attention_head_size: int | None = None
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
+    rotary_frequencies: tuple[float, ...] | None = None
     initializer_residual_scaling: bool = False
     layer_drop: float = 0.0
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.rotary_frequencies, list):  # as YAML and JSON have it
+            object.__setattr__(self, "rotary_frequencies", tuple(self.rotary_frequencies))
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), str(field.type))
         for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
@@ -110,6 +115,21 @@ class ESM2Config:
         for name in ("layer_norm_eps", "initializer_range", "embedding_scale", "residual_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"model.{name}: {getattr(self, name)} must be above 0, and finite")
+        self._check_frequencies()
+
+    def _check_frequencies(self) -> None:
+        if self.rotary_frequencies is None:
+            return
+        if self.position_embedding_type != "rotary":
+            raise UserError("model.rotary_frequencies: only a model with rotary positions has them; leave them out")
+        if len(self.rotary_frequencies) != self.head_size // 2:
+            raise UserError(
+                f"model.rotary_frequencies: {len(self.rotary_frequencies)} numbers; a head width of {self.head_size}"
+                f" needs {self.head_size // 2}"
+            )
+        for value in self.rotary_frequencies:
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise UserError(f"model.rotary_frequencies: {value!r} must be a finite number")
 
     def _check_head_size(self) -> None:
         # Rotary positions turn pairs.
@@ -165,7 +185,8 @@ class ESM2Config:
 
     def to_mapping(self) -> dict[str, Any]:
         """All fields as plain values: JSON, YAML and ``from_mapping`` take it."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -179,12 +200,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "bool": (bool,),
     "str": (str,),
+    "tuple[float, ...] | None": (tuple, type(None)),
 }
+_TYPE_NAMES = {"int | None": "of type int or null", "tuple[float, ...] | None": "a list of numbers or null"}
 
 
 def _check_type(name: str, value: object, type_name: str) -> None:
     if not isinstance(value, _TYPES[type_name]) or (isinstance(value, bool) and type_name != "bool"):
-        raise UserError(f"model.{name}: {value!r} must be of type {type_name.replace('| None', 'or null')}")
+        raise UserError(f"model.{name}: {value!r} must be {_TYPE_NAMES.get(type_name, f'of type {type_name}')}")
 
 
 PRESETS: dict[str, ESM2Config] = {

@@ -137,7 +137,7 @@ class ESM2(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
         self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
         self.final_norm = make_norm(config)
-        self.lm_head = ESM2Head(config)
+        self.lm_head: nn.Module = ESM2Head(config)
         if not config.tie_word_embeddings:
             self.decoder = nn.Linear(config.hidden_size, VOCABULARY_SIZE, bias=False)
         if config.contact_head:

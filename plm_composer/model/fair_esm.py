@@ -13,8 +13,17 @@ from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
-from plm_composer.model.layout import inverse_frequencies
-from plm_composer.model.naming import Naming, StateDict, embedding_factor, from_foreign, inexpressible, to_foreign
+from plm_composer.model.layout import rotary_frequencies
+from plm_composer.model.naming import (
+    Naming,
+    StateDict,
+    embedding_factor,
+    from_foreign,
+    inexpressible,
+    require_frequencies,
+    to_foreign,
+    with_stored_frequencies,
+)
 from plm_composer.model.weight_files import read_torch_file
 
 NAMING = Naming(
@@ -35,6 +44,7 @@ NAMING = Naming(
 )
 _PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 _FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
+_ANY_FREQUENCIES = re.compile(r"(.*\.)?layers\.\d+\.self_attn\.rot_emb\.inv_freq")
 _CONTACT_SUFFIX = "-contact-regression.pt"
 
 
@@ -82,7 +92,7 @@ def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
     foreign = to_foreign(*fold_embedding_factor(state_dict, config), NAMING)
     foreign["lm_head.weight"] = foreign["embed_tokens.weight"]
     for layer in range(config.num_hidden_layers):
-        foreign[_FREQUENCIES.format(layer)] = inverse_frequencies(config.head_size)
+        foreign[_FREQUENCIES.format(layer)] = rotary_frequencies(config)
     return foreign
 
 
@@ -91,17 +101,24 @@ def from_fair_esm(state_dict: Mapping[str, Tensor], config: ESM2Config, source: 
 
     Args:
         state_dict: Theirs.
-        config: What the model is.
+        config: What the model is, its rotary frequencies included.
         source: The file, for errors.
 
     Raises:
         UserError: If a weight is missing, unexpected or of the wrong shape.
     """
-    plain = {_PREFIX.sub("", name): value for name, value in state_dict.items()}
-    for layer in range(config.num_hidden_layers):
-        plain.pop(_FREQUENCIES.format(layer), None)
+    require_frequencies(config, _frequencies(state_dict), source)
+    plain = {_PREFIX.sub("", name): value for name, value in state_dict.items() if not _is_frequencies(name)}
     plain.pop("lm_head.weight", None)
     return from_foreign(plain, config, NAMING, source)
+
+
+def _frequencies(state_dict: Mapping[str, Tensor]) -> list[Tensor]:
+    return [value for name, value in state_dict.items() if _is_frequencies(name)]
+
+
+def _is_frequencies(name: str) -> bool:
+    return _ANY_FREQUENCIES.fullmatch(name) is not None
 
 
 def load_fair_esm(path: str | Path, trust: bool = False) -> tuple[ESM2Config, StateDict]:
@@ -138,6 +155,7 @@ def load_fair_esm(path: str | Path, trust: bool = False) -> tuple[ESM2Config, St
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no ESM2 file of fair-esm (its 'cfg' lacks {error}); give an esm2_*.pt") from None
+    config = with_stored_frequencies(config, _frequencies(state_dict), str(path))
     return config, from_fair_esm(state_dict, config, str(path))
 
 

@@ -6,6 +6,7 @@ A variant that ``EsmForMaskedLM`` cannot compute is written in the same files, w
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.layout import inverse_frequencies
+from plm_composer.model.layout import ROTARY_BASE, inverse_frequencies, rotary_frequencies
 from plm_composer.model.naming import (
     Naming,
     StateDict,
@@ -26,9 +27,11 @@ from plm_composer.model.naming import (
     from_foreign,
     from_own,
     inexpressible,
+    require_frequencies,
     to_foreign,
+    with_stored_frequencies,
 )
-from plm_composer.model.weight_files import read_json, read_weights
+from plm_composer.model.weight_files import read_json, read_shapes, read_weights
 from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID, UNK_ID, VOCABULARY
 
 NAMING = Naming(
@@ -54,14 +57,26 @@ OWN_TYPE = "plm_composer"
 """The ``model_type`` of a folder that ``EsmForMaskedLM`` cannot load."""
 _TABLE, _DECODER = "esm.embeddings.word_embeddings.weight", "lm_head.decoder.weight"
 _FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
+_ANY_FREQUENCIES = ".rotary_embeddings.inv_freq"
+"""The end of that name in files of any version: transformers 5 keeps one for all layers."""
 _UNUSED = ("esm.embeddings.position_ids", "esm.embeddings.position_embeddings.weight")
 """Published checkpoints carry these; a model with rotary positions does not use them."""
+_OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+"""TensorFlow's names of a norm's parameters: transformers 5 writes them for ESM2, and every version reads them."""
+_BASE, _HEAD = "esm.", "lm_head."
+_OTHER_HEADS = ("esm.pooler.", "classifier.")
+"""Parts of an ``EsmModel`` and of a classifier that say nothing of residues."""
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_OTHER_MODELS = (
+    "emb_layer_norm_before", "is_folding_model", "is_decoder", "add_cross_attention", "auto_map", "quantization_config",
+    "pruned_heads", "rope_scaling", "rope_parameters",
+)  # fmt: skip
+"""Keys of ``config.json`` that, where they say anything, describe a model that computes something else."""
 _SPECIAL_TOKENS = {"cls": CLS_ID, "pad": PAD_ID, "eos": EOS_ID, "unk": UNK_ID, "mask": MASK_ID}
 
 
@@ -82,7 +97,7 @@ def to_huggingface(state_dict: StateDict, config: ESM2Config) -> StateDict:
         foreign.setdefault(_DECODER, foreign[_TABLE])
         foreign[_TABLE] = foreign[_TABLE] * factor
     for layer in range(config.num_hidden_layers):
-        foreign[_FREQUENCIES.format(layer)] = inverse_frequencies(config.head_size)
+        foreign[_FREQUENCIES.format(layer)] = rotary_frequencies(config)
     return foreign
 
 
@@ -90,23 +105,28 @@ def from_huggingface(state_dict: Mapping[str, Tensor], config: ESM2Config, sourc
     """An ``EsmForMaskedLM`` state dict as ours.
 
     Args:
-        state_dict: Theirs; rotary buffers and a tied decoder may be there or not.
-        config: What the model is.
+        state_dict: Theirs, by the names of any version; rotary buffers and a tied decoder may be there or not.
+        config: What the model is, its rotary frequencies included.
         source: The file, for errors.
 
     Raises:
         UserError: If a weight is missing, unexpected or of the wrong shape, or contradicts the config.
     """
-    plain = {name: value for name, value in state_dict.items() if name not in _UNUSED}
-    for layer in range(config.num_hidden_layers):
-        plain.pop(_FREQUENCIES.format(layer), None)
+    require_frequencies(config, _frequencies(state_dict), source)
+    plain = {
+        name: value
+        for name, value in _todays_names(state_dict).items()
+        if name not in _UNUSED and not _is_frequencies(name)
+    }
     factor = embedding_factor(config)
     if factor != 1 and _TABLE in plain:
         unscaled = plain[_TABLE] / factor
         if config.tie_word_embeddings:
             # The decoder holds the table to the last bit; the scaled one has lost that.
             table = plain.get(_DECODER, unscaled)
-            if table.shape != unscaled.shape or not torch.allclose(table, unscaled, rtol=1e-2, atol=1e-6):
+            if table.shape != unscaled.shape or not (
+                table.is_meta or torch.allclose(table, unscaled, rtol=1e-2, atol=1e-6)
+            ):
                 raise UserError(
                     f"{source}: '{_DECODER}' and '{_TABLE}' no longer are one table; if the model was trained"
                     f" elsewhere since its export, delete the section '{SECTION}' of config.json"
@@ -178,7 +198,7 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
     for key, value in required.items():
         if values.get(key) != value:
             raise UserError(f"{source}: {key} is {values.get(key)!r}, an ESM2 has {value!r}; only ESM2 models fit")
-    for key in ("emb_layer_norm_before", "is_folding_model", "is_decoder", "add_cross_attention"):
+    for key in _OTHER_MODELS:
         if values.get(key):
             raise UserError(f"{source}: {key} is {values[key]!r}; only plain ESM2 models fit")
     if SECTION in values:
@@ -190,7 +210,7 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
     for name in names:
         if name not in values:
             raise UserError(f"{source}: key '{name}' is missing")
-    return ESM2Config(
+    config = ESM2Config(
         **{name: values[name] for name in names},
         # transformers' own defaults for keys that config.json leaves out.
         token_dropout=values.get("token_dropout", False),
@@ -198,19 +218,43 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
         tie_word_embeddings=values.get("tie_word_embeddings", True),
         initializer_range=values.get("initializer_range", 0.02),
     )
+    base = values.get("rope_theta", ROTARY_BASE)  # transformers 5 alone has this key
+    if base == ROTARY_BASE:
+        return config
+    if not isinstance(base, int | float) or not base > 0:
+        raise UserError(f"{source}: rope_theta is {base!r}; it must be a number above 0")
+    return dataclasses.replace(config, rotary_frequencies=tuple(inverse_frequencies(config.head_size, base).tolist()))
 
 
-def read_config(folder: str | Path) -> ESM2Config:
-    """Reads what the model in a folder is, without its weights.
+def read_config(folder: str | Path, trust: bool = False) -> ESM2Config:
+    """Reads what the model in a folder is, without its weights (but for rotary frequencies, which lie among them).
 
     Args:
         folder: Holds ``config.json``.
+        trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: If the file is missing or unreadable, or describes anything but an ESM2.
+        UserError: If a file is missing or unreadable, or describes anything but an ESM2.
     """
-    path = Path(folder, "config.json")
-    return config_from_huggingface(read_json(path), str(path))
+    folder = Path(folder)
+    config = _config_in(folder)
+    path = _weights_in(folder)
+    return with_stored_frequencies(config, _frequencies(read_weights(path, trust, _is_frequencies)), str(path))
+
+
+def check_huggingface(folder: str | Path, trust: bool = False) -> None:
+    """Checks that ``load_huggingface`` will find a whole model, from the names and shapes of its weights.
+
+    Args:
+        folder: Holds ``config.json``.
+        trust: As for ``load_huggingface``.
+
+    Raises:
+        UserError: As for ``load_huggingface``, but for values that contradict the config.
+    """
+    folder = Path(folder)
+    path = _weights_in(folder)
+    _translate(read_shapes(path, trust), read_config(folder, trust), _own_names(folder), True, str(path))
 
 
 def loader(config: ESM2Config) -> str:
@@ -218,30 +262,96 @@ def loader(config: ESM2Config) -> str:
     return "plm_composer.loading.load_model" if inexpressible(config) else "transformers.EsmForMaskedLM.from_pretrained"
 
 
-def load_huggingface(folder: str | Path, trust: bool = False) -> tuple[ESM2Config, StateDict]:
+def load_huggingface(
+    folder: str | Path, trust: bool = False, head_required: bool = True
+) -> tuple[ESM2Config, StateDict]:
     """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports; or a variant of ours.
 
     Args:
         folder: Holds ``config.json`` and safetensors or PyTorch weights, whole or in parts.
         trust: Unpickle whatever PyTorch weights hold, code included; otherwise that is refused.
+        head_required: Refuse an ``EsmModel`` or a classifier, which has no language-model head.
 
     Returns:
-        Our config and state dict.
+        Our config and state dict; without a head, the state dict has no ``lm_head``.
 
     Raises:
         UserError: If a file is missing or unreadable, or describes anything but an ESM2.
     """
     folder = Path(folder)
-    values = read_json(folder / "config.json")
-    config = config_from_huggingface(values, str(folder / "config.json"))
-    translate = from_own if values["model_type"] == OWN_TYPE else from_huggingface
+    config = _config_in(folder)
     vocabulary = folder / "vocab.txt"
     if vocabulary.exists() and tuple(vocabulary.read_text().split()) != VOCABULARY:
         raise UserError(f"{vocabulary}: not the 33 tokens of ESM2 in their order")
+    path = _weights_in(folder)
+    weights = read_weights(path, trust)
+    config = with_stored_frequencies(config, _frequencies(weights), str(path))
+    return _translate(weights, config, _own_names(folder), head_required, str(path))
+
+
+def _config_in(folder: Path) -> ESM2Config:
+    path = folder / "config.json"
+    config = config_from_huggingface(read_json(path), str(path))
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{folder}/adapter_config.json: an adapter belongs to the model; merge it into the weights first"
+        )
+    return config
+
+
+def _own_names(folder: Path) -> bool:
+    return read_json(folder / "config.json").get("model_type") == OWN_TYPE
+
+
+def _weights_in(folder: Path) -> Path:
     for name in _WEIGHT_FILES:
         if (folder / name).exists():
-            return config, translate(read_weights(folder / name, trust), config, str(folder / name))
+            return folder / name
     raise UserError(f"{folder}: holds no weights; one of {', '.join(_WEIGHT_FILES)} is needed")
+
+
+def _translate(
+    weights: StateDict, config: ESM2Config, own_names: bool, head_required: bool, source: str
+) -> tuple[ESM2Config, StateDict]:
+    if own_names:
+        return config, from_own(weights, config, source)
+    theirs = _todays_names(weights)
+    if any(name.startswith(_HEAD) for name in theirs):
+        return config, from_huggingface(theirs, config, source)
+    if head_required:
+        raise UserError(
+            f"{source}: holds no language-model head (it is an EsmModel or a classifier): enough for plm embed, "
+            "and for nothing else"
+        )
+    theirs = {name: value for name, value in theirs.items() if not name.startswith(_OTHER_HEADS)}
+    # With a head that is taken away again: what is checked is checked once. What has no decoder has none of its own.
+    config = dataclasses.replace(config, tie_word_embeddings=True)
+    with torch.device("meta"):
+        whole = to_huggingface(ESM2(config).state_dict(), config)
+    head = {name: torch.zeros(value.shape) for name, value in whole.items() if name.startswith(_HEAD)}
+    head.pop(_DECODER, None)
+    ours = from_huggingface({**theirs, **head}, config, source)
+    return config, {name: value for name, value in ours.items() if not name.startswith(_HEAD)}
+
+
+def _todays_names(weights: Mapping[str, Tensor]) -> StateDict:
+    """The names that ``EsmForMaskedLM`` of transformers 4 has for the weights of any version and any of its models."""
+    names = list(weights)
+    prefix = "" if any(name.startswith(_BASE) for name in names) else _BASE
+    renamed = {}
+    for name, value in weights.items():
+        for old, new in _OLD_ENDINGS.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        renamed[name if name.startswith((_HEAD, "classifier.")) else prefix + name] = value
+    return renamed
+
+
+def _frequencies(weights: Mapping[str, Tensor]) -> list[Tensor]:
+    return [value for name, value in weights.items() if _is_frequencies(name)]
+
+
+def _is_frequencies(name: str) -> bool:
+    return name.endswith(_ANY_FREQUENCIES)
 
 
 def save_huggingface(model: ESM2, folder: str | Path) -> None:

@@ -201,30 +201,35 @@ def position_slopes(config: ESM2Config, device: torch.device, dtype: torch.dtype
 def _tables(position: Tensor, config: ESM2Config, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
     if config.position_embedding_type != "rotary":
         return None, None
-    return rotary_tables(position, config.head_size, dtype)
+    return rotary_tables(position, rotary_frequencies(config, position.device), dtype)
 
 
-def inverse_frequencies(head_size: int, device: torch.device | None = None) -> Tensor:
-    """Rotary frequencies in fp32, as fair-esm and transformers keep them, shape (head_size / 2,)."""
+def rotary_frequencies(config: ESM2Config, device: torch.device | None = None) -> Tensor:
+    """Rotary frequencies of a model in fp32, shape (head_size / 2,)."""
+    if config.rotary_frequencies is not None:
+        return torch.tensor(config.rotary_frequencies, dtype=torch.float32, device=device)
+    return inverse_frequencies(config.head_size, device=device)
+
+
+def inverse_frequencies(head_size: int, base: float = ROTARY_BASE, device: torch.device | None = None) -> Tensor:
+    """Rotary frequencies in fp32, as fair-esm and transformers compute them, shape (head_size / 2,)."""
     exponent = torch.arange(0, head_size, 2, device=device).float() / head_size
-    frequencies: Tensor = 1.0 / ROTARY_BASE**exponent
+    frequencies: Tensor = 1.0 / base**exponent
     return frequencies
 
 
-def rotary_tables(position: Tensor, head_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_tables(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles.
-
-    Frequencies are rounded to fp32 in any case, because the published models were trained with those.
 
     Args:
         position: Index of each token in its protein, shape (n,).
-        head_size: Width of an attention head.
+        frequencies: Angle from one position to the next, shape (head_size / 2,). fp32 in any case, because the
+            published models were trained with those.
         dtype: What the parameters are kept in: fp64 gives fp64 tables, all else fp32.
 
     Returns:
         Two tensors of shape (n, 1, head_size / 2).
     """
     table_dtype = torch.promote_types(dtype, torch.float32)
-    frequencies = inverse_frequencies(head_size, position.device).to(table_dtype)
-    angle = position.to(table_dtype)[:, None, None] * frequencies
+    angle = position.to(table_dtype)[:, None, None] * frequencies.to(table_dtype)
     return angle.cos(), angle.sin()

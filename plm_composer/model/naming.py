@@ -9,7 +9,7 @@ lack.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.esm2 import ESM2
+from plm_composer.model.layout import inverse_frequencies
 
 StateDict = dict[str, Tensor]
 
@@ -107,7 +108,7 @@ def from_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming, sour
             pieces.append(_take(rest, name, shape, source))
         if not entry.absent:
             ours[entry.ours] = torch.cat(pieces) / entry.factor
-        elif any(bool(piece.any()) for piece in pieces):
+        elif any(not piece.is_meta and bool(piece.any()) for piece in pieces):
             raise UserError(
                 f"{source}: '{entry.theirs[0]}' is not zero, but the config says that the model lacks it;"
                 " if it was trained elsewhere since, delete the section 'plm_composer' of config.json"
@@ -115,6 +116,40 @@ def from_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming, sour
     if rest:
         raise UserError(f"{source}: unexpected weight '{min(rest)}'; only plain ESM2 models with a masked-LM head fit")
     return ours
+
+
+def with_stored_frequencies(config: ESM2Config, stored: Sequence[Tensor], source: str) -> ESM2Config:
+    """The config with the rotary frequencies that a file holds, as fair-esm and transformers load them.
+
+    Args:
+        config: What the file says otherwise.
+        stored: The frequencies of each layer that has some, (head_size / 2,) each; any precision.
+        source: The file, for errors.
+
+    Raises:
+        UserError: If layers differ, or the number of frequencies does not fit the head width.
+    """
+    if not stored:
+        return config
+    first = stored[0].float()
+    if any(not torch.equal(first, other.float()) for other in stored):
+        raise UserError(
+            f"{source}: the layers have different rotary frequencies; only ESM2 models fit, which share them"
+        )
+    if torch.equal(first, inverse_frequencies(config.head_size)):
+        return dataclasses.replace(config, rotary_frequencies=None)
+    return dataclasses.replace(config, rotary_frequencies=tuple(first.tolist()))
+
+
+def require_frequencies(config: ESM2Config, stored: Sequence[Tensor], source: str) -> None:
+    """Checks that a file's rotary frequencies are the config's; arguments as for ``with_stored_frequencies``.
+
+    Raises:
+        UserError: If they are not.
+    """
+    readable = [values for values in stored if not values.is_meta]
+    if readable and with_stored_frequencies(config, readable, source) != config:
+        raise UserError(f"{source}: the rotary frequencies are not those of the config")
 
 
 def from_own(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str) -> StateDict:

@@ -10,35 +10,41 @@ from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
-from plm_composer.model.huggingface import load_huggingface, read_config
+from plm_composer.model.huggingface import check_huggingface, load_huggingface, read_config
 from plm_composer.model.stacking import stack, stacked_config
 
 
-def check_pretrained(section: Mapping[str, Any]) -> None:
-    """Checks a ``model`` section that has ``pretrained``.
+def check_pretrained(section: Mapping[str, Any], trust: bool = False) -> None:
+    """Checks a ``model`` section that has ``pretrained``, the names and shapes of its weights included.
+
+    Args:
+        section: The section.
+        trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: There are other keys, no model is there, or it would not become deeper.
+        UserError: There are other keys, no whole model is there, or it would not become deeper.
     """
     if set(section) - {"pretrained", "stack_to"}:
         raise UserError("model.pretrained brings its own config; leave out the other keys of model (but stack_to)")
     folder = _folder(section)
     if not (folder / "config.json").is_file():
         raise UserError(f"model.pretrained: {folder} is no Hugging Face folder: it has no config.json")
+    check_huggingface(folder, trust)
     if section.get("stack_to") is not None:
-        pretrained_config(section)
+        pretrained_config(section, trust)
 
 
-def pretrained_config(section: Mapping[str, Any]) -> ESM2Config:
+def pretrained_config(section: Mapping[str, Any], trust: bool = False) -> ESM2Config:
     """The config of the model, without reading weights.
 
     Args:
         section: ``model``, with ``pretrained``: a Hugging Face folder, or a run's, for its export.
+        trust: As for ``load_huggingface``.
 
     Raises:
         UserError: There is no ESM2's config, or the model would not become deeper.
     """
-    config = read_config(_folder(section))
+    config = read_config(_folder(section), trust)
     depth = section.get("stack_to")
     return config if depth is None else stacked_config(config, depth)
 
