@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,16 @@ class Run:
 
     def wait_for_batch(self, process: subprocess.Popen[str], batch: int) -> None:
         """Waits until a batch is trained."""
+        self.wait_for(process, lambda: self.last_batch() >= batch)
+
+    @staticmethod
+    def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+        """Waits until something has happened while the process runs."""
         deadline = time.monotonic() + DEADLINE
-        while self.last_batch() < batch:
+        while not happened():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
-            time.sleep(0.005)  # Between two looks at the file; what happens does not depend on it.
+            time.sleep(0.005)  # Between two looks; what happens does not depend on it.
 
     def kill_at(self, batch: int, *more: str, processes: int = 1) -> str:
         """Starts it and kills all of its processes as soon as a batch is trained; returns stderr."""
@@ -93,11 +99,7 @@ class Run:
     def wait_for_new_lines(self, process: subprocess.Popen[str]) -> None:
         """Waits until a resumed run has dropped its predecessor's last lines and written its own first."""
         before = _identity(self.metrics)
-        deadline = time.monotonic() + DEADLINE
-        while _identity(self.metrics) == before:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        self.wait_for(process, lambda: _identity(self.metrics) != before)
 
     def lines(self) -> list[dict[str, Any]]:
         lines = []

@@ -54,13 +54,14 @@ class Dropout(Callback):
 
 
 class Stall(Callback):
-    """Never ends a batch, as where a disk or another machine hangs."""
+    """Never ends a batch, as where a disk or another machine hangs; makes a file when it has come to that."""
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    def __init__(self, batch: int, sign: str) -> None:
+        self.batch, self.sign = batch, Path(sign)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         if state.timestamp.batch == self.batch:
+            self.sign.touch()
             while True:
                 time.sleep(0.01)
 

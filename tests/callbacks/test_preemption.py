@@ -66,9 +66,11 @@ def test_sigterm_saves_at_once_and_the_next_start_continues(
 
 
 def test_a_batch_that_does_not_end_is_given_up(small_set: Path, tiny: tuple[str, ...]) -> None:
-    run = Run(small_set, "stalled", (*tiny, "preemption_grace=0.5", "callbacks.stall.batch=3"), PROBES)
+    sign = small_set / "it stalls"
+    stall = ("callbacks.stall.batch=3", f"callbacks.stall.sign={sign}")
+    run = Run(small_set, "stalled", (*tiny, "preemption_grace=0.5", *stall), PROBES)
     process = run.start()
-    run.wait_for_batch(process, 2)
+    run.wait_for(process, sign.exists)  # A signal in an earlier batch would be heeded at its end.
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == EXIT_CODE
