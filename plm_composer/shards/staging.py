@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import threading
@@ -15,9 +16,13 @@ from types import FrameType
 from typing import NoReturn
 
 from plm_composer.errors import UserError
-from plm_composer.shards.manifest import MANIFEST_NAME
+from plm_composer.shards.manifest import INDEX_NAME, MANIFEST_NAME, read_manifest
+from plm_composer.shards.records import SPLITS
 
 LOCK_NAME = ".lock"
+SOURCES_NAME = "sources.json"
+"""What a run that converts its FASTA itself notes of it beside the manifest."""
+_SHARD_NAME = re.compile(r"shard\.\d+\.mds(\.zst.*)?")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -82,8 +87,10 @@ def staged_folder(
 
 @contextmanager
 def _locked(staging: Path) -> Iterator[None]:
-    staging.mkdir(parents=True, exist_ok=True)
     path = staging / LOCK_NAME
+    if staging.is_dir() and any(staging.iterdir()) and not path.exists():
+        raise UserError(f"{staging}: in the way of a conversion, and not left by one; move it away")
+    staging.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,6 +121,8 @@ def _terminating() -> Iterator[None]:
 
 def _recover(out: Path, replaced: Path) -> None:
     """Ends a replacement that was killed between its two renames."""
+    if replaced.exists() and (not replaced.is_dir() or _find_foreign(replaced) is not None):
+        raise UserError(f"{replaced}: in the way of a conversion, and no converted dataset; move it away")
     if replaced.exists() and out.exists():
         shutil.rmtree(replaced)
     elif replaced.exists():
@@ -129,8 +138,30 @@ def _check_free(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
-    if not (out / MANIFEST_NAME).is_file():
-        raise UserError(f"{out}: holds other files than a converted dataset, which --overwrite would delete")
+    if (foreign := _find_foreign(out)) is not None:
+        raise UserError(
+            f"{out}: holds {foreign.relative_to(out)}, which is no part of a converted dataset, and --overwrite would "
+            "delete it; move it away, or choose another --out"
+        )
+
+
+def _find_foreign(folder: Path) -> Path | None:
+    """The first thing in a folder that no conversion writes; all of it where the manifest is none of ours."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return next(iter(sorted(folder.iterdir())))
+    try:
+        read_manifest(folder)
+    except UserError:
+        return folder / MANIFEST_NAME
+    for path in sorted(folder.iterdir()):
+        if path.name in (MANIFEST_NAME, LOCK_NAME, SOURCES_NAME):
+            continue
+        if path.name not in SPLITS or path.is_symlink() or not path.is_dir():
+            return path
+        for part in sorted(path.iterdir()):
+            if part.name != INDEX_NAME and not _SHARD_NAME.fullmatch(part.name):
+                return part
+    return None
 
 
 def _clear(staging: Path) -> None:

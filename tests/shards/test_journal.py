@@ -7,6 +7,7 @@ from plm_composer.shards.convert import convert_fasta
 from plm_composer.shards.journal import JOURNAL_NAME, Journal
 from plm_composer.shards.manifest import ShardSummary
 from plm_composer.shards.settings import Settings
+from plm_composer.shards.staging import LOCK_NAME
 
 SETTINGS = Settings(shard_size=0.001, compression="zstd:1")
 
@@ -85,6 +86,7 @@ def interrupted(tmp_path, monkeypatch):
     partial = tmp_path / "out.partial"
     (tmp_path / "out").rename(partial)
     (partial / JOURNAL_NAME).write_bytes(kept[JOURNAL_NAME])
+    (partial / LOCK_NAME).touch()
     return partial, convert
 
 

@@ -1,9 +1,10 @@
 import errno
+from collections import Counter
 
 import pytest
 
 from plm_composer.errors import UserError
-from plm_composer.shards.manifest import MANIFEST_NAME
+from plm_composer.shards.manifest import MANIFEST_NAME, read_manifest, summarise
 from plm_composer.shards.staging import staged_folder
 
 
@@ -11,10 +12,18 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def manifest(content):
+    return summarise({}, [], Counter(), {}, {"made for": content}).to_json()
+
+
 def publish(out, content="new", *, overwrite=False):
     with staged_folder(out, overwrite=overwrite) as folder:
-        (folder / MANIFEST_NAME).write_text(content)
+        (folder / MANIFEST_NAME).write_text(manifest(content))
         assert folder != out
+
+
+def published(out):
+    return read_manifest(out).settings["made for"]
 
 
 def test_publishes_at_the_end(tmp_path):
@@ -57,21 +66,51 @@ def test_refuses_what_is_there(tmp_path):
 def test_overwrite_replaces_a_dataset_only(tmp_path):
     publish(tmp_path / "out", "old")
     publish(tmp_path / "out", "new", overwrite=True)
-    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "new"
+    assert published(tmp_path / "out") == "new"
     assert names(tmp_path) == ["out"]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match=r"holds thesis\.tex, which is no part of a converted dataset"):
         publish(tmp_path / "home", overwrite=True)
     assert names(tmp_path / "home") == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["NOTES.md", "test/index.json", "train/notes.txt", ".git/config"])
+def test_overwrite_takes_nothing_that_lies_beside_the_dataset(tmp_path, name):
+    publish(tmp_path / "out", "old")
+    path = tmp_path / "out" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("precious")
+    with pytest.raises(UserError, match=f"holds {name.split('/')[0]}"):
+        publish(tmp_path / "out", overwrite=True)
+    assert path.read_text() == "precious"
+    assert published(tmp_path / "out") == "old"
+
+
+def test_another_programs_manifest_is_no_dataset(tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / MANIFEST_NAME).write_text('{"name": "a web page"}')
+    with pytest.raises(UserError, match=r"holds manifest\.json, which is no part"):
+        publish(tmp_path / "app", overwrite=True)
+    assert names(tmp_path / "app") == [MANIFEST_NAME]
+
+
+@pytest.mark.parametrize("suffix", ["partial", "replaced"])
+def test_a_folder_of_somebody_elses_beside_the_output_is_left_alone(tmp_path, suffix):
+    other = tmp_path / f"out.{suffix}"
+    other.mkdir()
+    (other / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match=f"out.{suffix}: in the way of a conversion"):
+        publish(tmp_path / "out")
+    assert names(other) == ["thesis.tex"]
 
 
 def test_overwrite_keeps_the_old_until_the_new_is_complete(tmp_path):
     publish(tmp_path / "out", "old")
     with pytest.raises(ValueError), staged_folder(tmp_path / "out", overwrite=True):
-        assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
+        assert published(tmp_path / "out") == "old"
         raise ValueError
-    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
+    assert published(tmp_path / "out") == "old"
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
@@ -89,7 +128,7 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path):
     (tmp_path / "out").rename(tmp_path / "out.replaced")
     with pytest.raises(UserError, match="exists"):
         publish(tmp_path / "out")
-    assert (tmp_path / "out" / MANIFEST_NAME).read_text() == "old"
+    assert published(tmp_path / "out") == "old"
 
 
 def test_two_at_once_are_refused(tmp_path):
