@@ -9,9 +9,9 @@ from pathlib import Path
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from plm_composer.errors import UserError
+from plm_composer.files.atomic import link_to
 from plm_composer.run_folder import LATEST
 from plm_composer.unpickling import plain_values_only
-from plm_composer.whole_files import link_to
 
 CHECKPOINT_NAME = re.compile(r"ep(\d+)-ba(\d+)(-rank0\.pt)?")
 

@@ -116,9 +116,10 @@ def export(
     """Write a Hugging Face folder that `transformers` loads, with a model card."""
     from plm_composer.evaluation.evaluate import evaluate as run_evaluation
     from plm_composer.evaluation.evaluate import read_proteins
-    from plm_composer.export import export_model
+    from plm_composer.export import check_export, export_model
     from plm_composer.loading import load_model
 
+    check_export(out)
     loaded = load_model(checkpoint, trust)
     scores: dict[str, Any] = {}
     if data is not None:

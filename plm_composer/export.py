@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from plm_composer import __version__
 from plm_composer.config import to_yaml
 from plm_composer.errors import UserError
+from plm_composer.files.owned import check_replaceable, replacing_files
 from plm_composer.model.config import parameter_count
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface import save_huggingface
@@ -34,34 +34,48 @@ _VARIANT_USAGE = (
 )
 
 
+EXPORTED = (
+    "config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "README.md",
+)  # fmt: skip
+"""The files of an export."""
+_KEY_FILE = "config.json"
+_ADVICE = "move it away, or choose another folder"
+
+
+def check_export(folder: Path) -> None:
+    """Checks that a model can be exported there, before the work that goes before it.
+
+    Args:
+        folder: Where to. It may hold other files, which stay; an export there is replaced unless somebody changed it.
+
+    Raises:
+        UserError: A file that is none of an export's is in the way.
+    """
+    check_replaceable(folder.resolve(), EXPORTED, _ADVICE)
+
+
 def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Mapping[str, float]) -> None:
     """Writes what ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and ``README.md``, the model card.
 
     What ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.loading`` alone, and the card says so.
 
-    The folder appears complete or not at all.
+    The export appears complete or not at all.
 
     Args:
         model: The model, whole, on the CPU.
-        folder: Where to; what lies there is replaced only if it is an export.
+        folder: As for ``check_export``.
         run: The config of the run that trained it, if known.
         scores: Metrics of the pinned evaluation, by name, if known.
 
     Raises:
-        UserError: The folder holds something else, or cannot be written.
+        UserError: A file that is none of an export's is in the way, or the folder cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise UserError(f"{folder} exists and is no exported model; choose another folder")
-    partial = folder.with_name(folder.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_huggingface(model, partial)
-        (partial / "README.md").write_text(model_card(model, run, scores))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with replacing_files(folder, _KEY_FILE, _ADVICE) as staging:
+            save_huggingface(model, staging)
+            (staging / "README.md").write_text(model_card(model, run, scores))
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
 
 def export_run(model: ESM2, config: TrainConfig, folder: Path, scores: Mapping[str, float]) -> None:

@@ -6,9 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+from composer import State
+from composer.core.time import TimeUnit, ensure_time
 from composer.utils.file_helpers import is_tar
 from torch.distributed.checkpoint.api import CheckpointException
 
+from plm_composer.callbacks.run_record import RunRecord
 from plm_composer.errors import UserError, first_line
 from plm_composer.run_folder import LATEST
 from plm_composer.schema import TrainConfig
@@ -38,6 +42,37 @@ def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
         if "loading state_dict" not in str(error):
             raise
         raise UserError(f"{key}: {path} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+
+
+def check_progress(config: TrainConfig, state: State) -> None:
+    """Checks that the checkpoint that was loaded has not trained for longer than the config says.
+
+    A finished run may be started again as it was: there is nothing left to train, and nothing is told of it that is
+    not so.
+
+    Args:
+        config: A checked config.
+        state: The Trainer's, after loading.
+
+    Raises:
+        UserError: There would be nothing to train, and the run's records would say another duration than it had.
+    """
+    record = next(callback for callback in state.callbacks if isinstance(callback, RunRecord))
+    if record.loaded is None or config.budget is not None or config.load_weights_only:
+        return
+    key, path = _find(config)
+    before = yaml.safe_load(record.loaded)
+    same = (str(before["max_duration"]), before["budget"]) == (str(config.max_duration), config.budget)
+    wanted = ensure_time(config.max_duration, "ep")
+    done = state.timestamp.get(wanted.unit)
+    within = done == wanted and wanted.unit == TimeUnit.EPOCH and state.timestamp.batch_in_epoch > 0
+    nothing_left = done >= wanted if key == "load_path" else not same and (done > wanted or within)
+    if nothing_left:
+        trained = f"more than {done.to_timestring()}" if within else done.to_timestring()
+        raise UserError(
+            f"{key}: {path} has trained {trained}, and max_duration is {config.max_duration}; give a longer one, or "
+            "choose another run_name="
+        )
 
 
 def _find(config: TrainConfig) -> tuple[str, str]:

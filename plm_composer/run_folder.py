@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from plm_composer.config import read_resolved, to_yaml
 from plm_composer.errors import UserError
+from plm_composer.files.atomic import FULL_DISK, is_full, replacing
+from plm_composer.files.owned import remove_files
 from plm_composer.model.huggingface import loader, read_config
 from plm_composer.schema import TrainConfig
-from plm_composer.whole_files import FULL_DISK, is_full, replacing
 
 _DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
 _DEFINES_THE_DATA = (
@@ -22,6 +25,10 @@ _DEFINES_THE_DATA = (
 )  # fmt: skip
 LATEST = "latest-rank0.pt"
 """The link to the last checkpoint, by Composer's name for it."""
+_CHECKPOINT_FILE = re.compile(r"(partial-)?(ep\d+-ba\d+(-rank\d+\.pt)?|latest-rank\d+\.pt)")
+_SHARD = re.compile(r"\.metadata|__\d+_\d+\.distcp")
+_HEADER = "# The resolved config of a run, written by plm-composer.\n"
+"""First line of ``config.yaml``: what tells it from a file of that name that somebody keeps there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,24 +100,37 @@ class RunFolder:
             raise
 
     def holds_a_run(self) -> bool:
-        """Whether there is something to lose: a checkpoint or an exported model."""
-        return any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.export))
+        """Whether there is something to lose: a checkpoint, an exported model or metrics."""
+        parts = any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.export))
+        return parts or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Writes ``config.yaml``, once the run is known to be what it says. Called by rank 0 alone.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            with replacing(self.config) as partial:
+                partial.write_text(_HEADER + to_yaml(config))
+        except OSError as error:
+            raise UserError(f"run_folder: cannot write {self.config}: {error.strerror}") from error
 
 
 def prepare(config: TrainConfig) -> RunFolder:
-    """Makes the run folder and writes ``config.yaml``. Called by rank 0 alone.
+    """Makes the run folder. Called by rank 0 alone.
 
     Raises:
         UserError: An earlier run lies there and the config neither continues nor replaces it, or continues it with
-            another model, data or optimizer.
+            another model, data or optimizer; or files lie there that are none of a run's.
     """
     folder = RunFolder(Path(config.run_folder))
+    _check_files(folder)
     if folder.holds_a_run():
         if config.autoresume:
             _check_same_run(config, folder)
         elif config.save_overwrite:
-            for part in (folder.checkpoints, folder.export):
-                shutil.rmtree(part, ignore_errors=True)
+            _remove_run(folder)
         else:
             raise UserError(
                 f"{folder.path} holds an earlier run; continue it with autoresume=true, replace it with "
@@ -118,11 +138,52 @@ def prepare(config: TrainConfig) -> RunFolder:
             )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        with replacing(folder.config) as partial:
-            partial.write_text(to_yaml(config))
+        with (folder.path / f"partial-{folder.config.name}").open("w"):
+            pass
+        (folder.path / f"partial-{folder.config.name}").unlink()
     except OSError as error:
         raise UserError(f"run_folder: cannot write {folder.path}: {error.strerror}") from error
     return folder
+
+
+def _check_files(folder: RunFolder) -> None:
+    """Refuses a folder with files of the names that a run writes, but of somebody else's."""
+    taken = None
+    if folder.config.is_file() and not _is_ours(folder.config, lambda line: line == _HEADER):
+        # Runs before this header had none, but checkpoints that say what they are.
+        taken = folder.config if not folder.latest.exists() else None
+    if folder.metrics.is_file() and not _is_ours(folder.metrics, _is_metrics):
+        taken = folder.metrics
+    if taken is not None:
+        raise UserError(f"run_folder: {taken} was not written by a run; move it away, or choose another run_folder=")
+
+
+def _is_ours(path: Path, judge: Callable[[str], bool]) -> bool:
+    with path.open(errors="replace") as file:
+        first = file.readline()
+    return not first or judge(first)
+
+
+def _is_metrics(line: str) -> bool:
+    try:
+        return set(json.loads(line)) >= {"batch", "epoch", "proteins", "tokens", "seconds"}
+    except (ValueError, TypeError):
+        return not line.endswith("\n")  # cut short by a kill
+
+
+def _remove_run(folder: RunFolder) -> None:
+    """Removes what a run left, and nothing else that somebody keeps there."""
+    remove_files(folder.export)
+    folder.metrics.unlink(missing_ok=True)
+    if not folder.checkpoints.is_dir():
+        return
+    for path in folder.checkpoints.iterdir():
+        if not _CHECKPOINT_FILE.fullmatch(path.name):
+            continue
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif all(_SHARD.fullmatch(part.name) for part in path.iterdir()):
+            shutil.rmtree(path)
 
 
 def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:

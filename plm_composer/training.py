@@ -37,10 +37,10 @@ from plm_composer.config import to_yaml
 from plm_composer.data.loader import make_data_spec
 from plm_composer.data.workers import explain_killed_workers
 from plm_composer.errors import UserError
-from plm_composer.export import export_run
+from plm_composer.export import check_export, export_run
 from plm_composer.gloo import correct_fsdp_on_cpus
 from plm_composer.hardware import matmul_peak, prepare_cpu
-from plm_composer.load_path import loading_checkpoint
+from plm_composer.load_path import check_progress, loading_checkpoint
 from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
@@ -74,6 +74,8 @@ def train(config: TrainConfig) -> int:
     check_config(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
+    if config.export:
+        _on_rank_zero(lambda: check_export(folder.export))
     ledger = _on_rank_zero(lambda: _open_ledger(config, folder))
     if dist.get_global_rank() != 0:
         ledger.path = None  # one keeps it for all
@@ -86,6 +88,8 @@ def train(config: TrainConfig) -> int:
     places = _on_rank_zero(lambda: find_places(config, local))
     with loading_checkpoint(config, _saves_shards(config)):
         trainer = make_trainer(config, places, folder, ledger)
+    check_progress(config, trainer.state)
+    _on_rank_zero(lambda: folder.write_config(config))
     assert trainer.state.max_duration is not None
     with folder.explain_full_disk(), explain_killed_workers():
         if trainer.state.timestamp < trainer.state.max_duration:

@@ -14,8 +14,8 @@ from interrupted_runs import DEADLINE, Run, same_weights
 
 from plm_composer.checkpoints import damage, find_checkpoints, mend_latest
 from plm_composer.errors import UserError
+from plm_composer.files.atomic import link_to
 from plm_composer.run_folder import LATEST
-from plm_composer.whole_files import link_to
 
 
 @pytest.fixture

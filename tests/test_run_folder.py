@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from plm_composer.errors import UserError
-from plm_composer.run_folder import RunFolder
+from plm_composer.run_folder import RunFolder, prepare
+from plm_composer.schema import TrainConfig
 
+METRICS = '{"batch": 1, "epoch": 0, "proteins": 8, "tokens": 90, "seconds": 0.1}\n'
 Usage = collections.namedtuple("Usage", "total used free")
 
 
@@ -26,3 +28,48 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_error_of_another_cause_is_left_alone(tmp_path: Path, folder: str) -> None:
     with pytest.raises(RuntimeError, match="unexpected pos"), RunFolder(tmp_path / folder).explain_full_disk():
         _fail()
+
+
+def config(folder: Path, **changes: object) -> TrainConfig:
+    return TrainConfig(run_folder=str(folder), run_name="x", **changes)  # type: ignore[arg-type]
+
+
+def test_only_what_a_run_left_is_replaced(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(config(tmp_path))
+    folder.metrics.write_text(METRICS)
+    for part in (folder.checkpoints / "ep0-ba2", folder.checkpoints / "ep0-ba4", folder.export):
+        part.mkdir(parents=True)
+    ours = [
+        folder.checkpoints / "ep0-ba2" / ".metadata", folder.checkpoints / "ep0-ba2" / "__0_0.distcp",
+        folder.checkpoints / "ep0-ba3-rank0.pt", folder.checkpoints / "partial-ep0-ba4-rank0.pt",
+    ]  # fmt: skip
+    theirs = [
+        folder.export / "slides.key", folder.checkpoints / "notes.txt", folder.checkpoints / "partial-notes.txt",
+        folder.checkpoints / "ep0-ba4" / "notes.txt", tmp_path / "thesis.tex",
+    ]  # fmt: skip
+    for path in [*ours, *theirs]:
+        path.write_text("x")
+    folder.latest.symlink_to("ep0-ba3-rank0.pt")
+    with pytest.raises(UserError, match="holds an earlier run"):
+        prepare(config(tmp_path))
+    assert all(path.exists() for path in [*ours, *theirs])
+    prepare(config(tmp_path, save_overwrite=True))
+    assert not any(path.exists() for path in [*ours, folder.metrics])
+    assert not folder.latest.is_symlink()
+    assert all(path.exists() for path in theirs)
+
+
+def test_metrics_alone_are_a_run(tmp_path: Path) -> None:
+    RunFolder(tmp_path).metrics.write_text(METRICS)
+    with pytest.raises(UserError, match="holds an earlier run"):
+        prepare(config(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "text"), [("config.yaml", "mine: 1\n"), ("metrics.jsonl", '{"loss": 1}\n')])
+@pytest.mark.parametrize("changes", [{}, {"save_overwrite": True}, {"autoresume": True}], ids=str)
+def test_files_of_others_are_left_alone(name: str, text: str, changes: dict[str, bool], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} was not written by a run"):
+        prepare(config(tmp_path, **changes))
+    assert (tmp_path / name).read_text() == text

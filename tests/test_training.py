@@ -77,6 +77,24 @@ def test_a_finished_run_resumes_to_its_end_at_once(finished_run, repository, tin
     assert losses(finished_run.folder) == before
 
 
+def records(folder: Path) -> dict[str, bytes]:
+    paths = [folder / name for name in ("config.yaml", "metrics.jsonl", "export/README.md", "export/config.json")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_a_duration_that_has_passed_is_refused_and_the_records_stay(finished_run, repository, tiny) -> None:
+    before = records(finished_run.folder)
+    command = ["train.py", repository / "yamls" / "esm2_small.yaml", *tiny]
+    result = run(finished_run.scratch, repository, *command, "autoresume=true", "max_duration=4ba")
+    assert result.returncode == 2
+    assert "has trained 6ba, and max_duration is 4ba; give a longer one" in result.stderr
+    assert records(finished_run.folder) == before
+    start = f"load_path={finished_run.folder}/checkpoints/latest-rank0.pt"
+    result = run(finished_run.scratch, repository, *command, "run_name=other", start)
+    assert result.returncode == 2
+    assert "has trained 6ba, and max_duration is 6ba; give a longer one" in result.stderr
+
+
 def run(scratch: Path, repository: Path, script: str, *arguments: object):
     """One process directly, which is what ``composer`` starts."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -13,7 +13,7 @@ import psutil
 
 from plm_composer.budget.duration import describe_duration
 from plm_composer.errors import UserError
-from plm_composer.whole_files import replacing
+from plm_composer.files.atomic import replacing
 
 FILE_NAME = "ledger.json"
 CATEGORIES = ("start-up", "conversion", "calibration", "training", "evaluation", "checkpoints", "export", "exit")
@@ -128,7 +128,7 @@ def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> L
         started: When this start's process began, in seconds since the epoch.
 
     Raises:
-        UserError: What earlier starts spent cannot be read.
+        UserError: What earlier starts spent cannot be read, or is more than the budget, which has changed.
     """
     path = folder / FILE_NAME
     if math.isinf(budget):
@@ -138,11 +138,18 @@ def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> L
     try:
         content = json.loads(path.read_text())
         earlier = {name: float(content["entries"][name]) for name in CATEGORIES}
-        ended = bool(content["finished"]) and float(content["budget"]) == budget
+        same = float(content["budget"]) == budget
+        ended = bool(content["finished"]) and same
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: cannot be read, so that it is unknown what the run has spent; restore it, or start another run"
         ) from error
+    spent = sum(earlier.values())
+    if not same and spent >= budget:
+        raise UserError(
+            f"budget: {describe_duration(budget)} is less than the {describe_duration(spent)} that {folder} has spent; "
+            "give more, or choose another run_name="
+        )
     # A run that is started again after its end only says how it ended.
     return Ledger(None if ended else path, budget, started, earlier)
 

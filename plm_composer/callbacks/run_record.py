@@ -18,11 +18,13 @@ class RunRecord(Callback):
     def __init__(self, config: str, model: dict[str, Any]) -> None:
         self.config = config
         self.model = model
+        self.loaded: str | None = None
+        """The config in the checkpoint that was loaded."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the checkpoint keeps."""
         return {"config": self.config, "model": self.model}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing is taken back: a resumed run has a config of its own."""
-        del state
+        """Remembers what the checkpoint says; the run keeps the config that it was started with."""
+        self.loaded = state["config"]

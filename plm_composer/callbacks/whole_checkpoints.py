@@ -11,9 +11,9 @@ from composer import Logger, State
 from composer.callbacks import CheckpointSaver
 from composer.utils import checkpoint, dist
 
-from plm_composer.checkpoints import find_checkpoints
+from plm_composer.checkpoints import CHECKPOINT_NAME, find_checkpoints
 from plm_composer.errors import UserError
-from plm_composer.whole_files import FULL_DISK, PARTIAL, is_full, replacing
+from plm_composer.files.atomic import FULL_DISK, PARTIAL, is_full, replacing
 
 FILENAME = "ep{epoch}-ba{batch}-rank{rank}.pt"
 LATEST = "latest-rank{rank}.pt"
@@ -51,7 +51,8 @@ class WholeCheckpointSaver(CheckpointSaver):
             return
         folder = Path(self.filename.format(state)).parent
         for leftover in folder.glob(f"{PARTIAL}*"):
-            leftover.unlink()
+            if CHECKPOINT_NAME.fullmatch(leftover.name.removeprefix(PARTIAL)):
+                leftover.unlink()
         kept = [file for file in reversed(find_checkpoints(folder)) if file.is_dir() == _is_sharded(state)]
         kept.sort(key=lambda file: file == (folder / LATEST.format(rank=0)).resolve())
         self.saved_checkpoints = [str(file / "__0_0.distcp" if file.is_dir() else file) for file in kept]

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock
+from streaming.base.constant import BARRIER_FILELOCK, CACHE_FILELOCK, SHM_TO_CLEAN
 
 _SHARED_MEMORY = Path("/dev/shm")
-_NAME = re.compile(r"(\d{6})_[a-z_]+")
+_NAME = re.compile(rf"(\d{{6}})_({'|'.join([*SHM_TO_CLEAN, BARRIER_FILELOCK, CACHE_FILELOCK])}|failure)")
+"""streaming's names, and of the lock files beside them ours (``dataset.py``)."""
 
 
 def remove_leftovers() -> list[str]:

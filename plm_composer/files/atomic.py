@@ -45,9 +45,9 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(PARTIAL + path.name)
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except Exception:
         partial.unlink(missing_ok=True)
         raise
@@ -66,7 +66,8 @@ def link_to(path: Path, target: Path) -> None:
     partial.replace(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

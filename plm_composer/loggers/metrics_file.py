@@ -11,7 +11,7 @@ from composer import Logger, State
 from composer.loggers import LoggerDestination
 from composer.utils import dist
 
-from plm_composer.whole_files import replacing
+from plm_composer.files.atomic import replacing
 
 _CLOCK = ("batch", "epoch", "proteins", "tokens", "seconds")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from plm_composer.errors import UserError
+from plm_composer.files.safetensors import write_safetensors
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.layout import ROTARY_BASE, inverse_frequencies, rotary_frequencies
@@ -369,7 +369,7 @@ def save_huggingface(model: ESM2, folder: str | Path) -> None:
     if not inexpressible(model.config):
         weights = to_huggingface(weights, model.config)
     weights = {name: value.cpu().contiguous() for name, value in weights.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(folder / "model.safetensors", weights)
     special = {f"{name}_token": VOCABULARY[token_id] for name, token_id in _SPECIAL_TOKENS.items()}
     tokenizer = {"tokenizer_class": "EsmTokenizer", "clean_up_tokenization_spaces": False, **special}
     contents = {

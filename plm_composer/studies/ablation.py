@@ -14,6 +14,7 @@ from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.errors import UserError
 from plm_composer.evaluation.evaluate import evaluate, read_proteins
 from plm_composer.evaluation.pinned import set_digest
+from plm_composer.files.atomic import replacing
 from plm_composer.hardware import describe_machine, prepare_cpu
 from plm_composer.loading import load_model
 from plm_composer.run_folder import RunFolder
@@ -25,7 +26,6 @@ from plm_composer.studies.results import Failure, RunResult
 from plm_composer.studies.runner import Launcher, Say, forget, load_warning, run_all
 from plm_composer.studies.schema import Study, load_study
 from plm_composer.studies.table import render
-from plm_composer.whole_files import replacing
 
 
 @dataclasses.dataclass(frozen=True)

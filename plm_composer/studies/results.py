@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plm_composer.errors import UserError
-from plm_composer.whole_files import replacing
+from plm_composer.files.atomic import replacing
 
 _LOSS = "metrics/eval/masked_nll"
 _ACCURACY = "metrics/eval/accuracy"

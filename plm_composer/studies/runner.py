@@ -14,10 +14,10 @@ from typing import Any
 
 from plm_composer.checkpoints import find_checkpoints
 from plm_composer.errors import UserError
+from plm_composer.files.atomic import replacing
 from plm_composer.run_folder import RunFolder
 from plm_composer.studies.plan import PlannedRun, config_digest
 from plm_composer.studies.results import Failure, RunResult, make_result, read_metrics, write_result
-from plm_composer.whole_files import replacing
 
 Launcher = Callable[[PlannedRun, Sequence[str]], int]
 """Trains with these arguments of ``train.py``, all output to the run's log; returns the exit code."""
@@ -77,9 +77,16 @@ def prepare(run: PlannedRun) -> bool:
 
 
 def forget(run: PlannedRun) -> None:
-    """Removes all that there is of a run."""
-    if run.folder.exists():
-        shutil.rmtree(run.folder)
+    """Removes all that there is of a run.
+
+    Raises:
+        UserError: Something else lies in its folder.
+    """
+    if not run.folder.exists():
+        return
+    if any(run.folder.iterdir()) and not (run.log.exists() or run.starts.exists()):
+        raise UserError(f"{run.folder}: holds other things than a run; move them away")
+    shutil.rmtree(run.folder)
 
 
 def load_warning() -> str | None:

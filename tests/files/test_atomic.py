@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plm_composer.whole_files import PARTIAL, link_to, replacing
+from plm_composer.files.atomic import PARTIAL, link_to, replacing
 
 
 def test_a_file_is_replaced_at_the_end(tmp_path: Path) -> None:

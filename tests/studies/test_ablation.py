@@ -58,11 +58,22 @@ def test_a_half_run_is_continued_from_its_checkpoint_or_else_made_anew(tmp_path)
     half = tmp_path / "study" / "runs" / "plain-seed2"
     half.mkdir()
     (half / "metrics.jsonl").write_text("{}\n")
+    (half / "log.txt").write_text("")
     launch = FakeLauncher()
     report, _ = run(path, launch)
     assert launch.launched == [("fast-seed1", True), ("plain-seed2", False), ("fast-seed2", False)]
     assert {(result.variant, result.seed): result.starts for result in report.results}["fast", 1] == 2
     assert "Continued after an interruption" in report.text
+
+
+def test_a_folder_of_somebody_elses_is_no_run(tmp_path) -> None:
+    path = write_study(tmp_path)
+    other = tmp_path / "study" / "runs" / "plain-seed1"
+    other.mkdir(parents=True)
+    (other / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="plain-seed1: holds other things than a run"):
+        run(path, FakeLauncher())
+    assert (other / "thesis.tex").read_text() == "precious"
 
 
 def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path) -> None:
