@@ -144,7 +144,7 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Write the last layer's embeddings of proteins, in the order of the FASTA."""
-    from plm_composer.embedding import check_output, save_embeddings
+    from plm_composer.embedding import check_output, check_space, save_embeddings
     from plm_composer.embedding import embed as run_embedding
     from plm_composer.loading import load_model
     from plm_composer.shards.fasta import read_fasta
@@ -154,16 +154,18 @@ def embed(
     records = list(read_fasta(fasta))
     if not records:
         raise UserError(f"{fasta}: holds no proteins")
+    names, proteins = zip(*records, strict=True)
     loaded = load_model(checkpoint, trust, head_required=False)
+    check_space(out, names, list(map(len, proteins)), loaded.model.config.hidden_size, per_residue)
     embeddings = run_embedding(
         loaded.model,
-        [residues for _, residues in records],
+        proteins,
         per_residue=per_residue,
         batch_tokens=batch_tokens,
         progress=True,
         **place,
     )
-    save_embeddings(out, [header for header, _ in records], embeddings)
+    save_embeddings(out, names, embeddings)
     width = loaded.model.config.hidden_size
     _print({"model": str(loaded.source), "out": str(out), "proteins": len(records), "hidden_size": width}, as_json)
 

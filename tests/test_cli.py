@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, EsmForMaskedLM
 from typer.testing import CliRunner
 
 from plm_composer.cli import app
+from plm_composer.model.huggingface import read_config
 from plm_composer.sample import VAL_FASTA
 
 
@@ -94,9 +95,22 @@ def test_export_with_scores(finished_run, tmp_path) -> None:
     # Again: an export may be replaced, anything else may not.
     result_of("export", finished_run.folder, tmp_path / "out")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years")
-    assert "is no exported model" in str(plm("export", finished_run.folder, tmp_path / "mine").exception)
-    assert (tmp_path / "mine" / "thesis.txt").exists()
+    (tmp_path / "mine" / "config.json").write_text("years")
+    refused = str(plm("export", finished_run.folder, tmp_path / "mine").exception)
+    assert "config.json would be replaced, but was not written by us" in refused
+    assert (tmp_path / "mine" / "config.json").read_text() == "years"
+
+
+def test_export_goes_where_it_is_told(finished_run, tmp_path, monkeypatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "notes.txt").write_text("years")
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    for target in (".", tmp_path / "link", tmp_path / "real"):
+        result_of("export", finished_run.folder, target)
+        assert read_config(tmp_path / "real").num_hidden_layers == 2
+    assert (tmp_path / "real" / "notes.txt").read_text() == "years"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
 def test_embed(finished_run, tmp_path) -> None:
@@ -105,10 +119,11 @@ def test_embed(finished_run, tmp_path) -> None:
     summary = result_of("embed", finished_run.folder, fasta, "--out", tmp_path / "e.npz")
     assert summary["proteins"] == 2
     saved = np.load(tmp_path / "e.npz")
-    assert saved["names"].tolist() == ["long one", "b"]
+    assert bytes(saved["names"]) == b"long one\nb"
     assert saved["embeddings"].shape == (2, 32)
     result_of("embed", finished_run.folder, fasta, "--out", tmp_path / "r.npz", "--per-residue")
-    assert np.load(tmp_path / "r.npz")["0"].shape == (12, 32)
+    assert np.load(tmp_path / "r.npz")["embeddings"].shape == (15, 32)
+    assert np.load(tmp_path / "r.npz")["offsets"].tolist() == [0, 12, 15]
 
 
 @pytest.mark.parametrize(
