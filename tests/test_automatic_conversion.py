@@ -1,11 +1,13 @@
 """A run that is given a FASTA."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from plm_composer.automatic_conversion import prepare_shards
+from plm_composer import automatic_conversion
+from plm_composer.automatic_conversion import _hash, prepare_shards
 from plm_composer.errors import UserError
 from plm_composer.schema import DataConfig
 from plm_composer.shards.manifest import read_manifest
@@ -58,3 +60,52 @@ def test_the_validation_set_may_be_a_file_of_its_own(scratch: Path) -> None:
         )
     with pytest.raises(UserError, match=r"data\.val_fasta belongs to data\.fasta"):
         prepare_shards(DataConfig(local="shards", val_fasta=str(val)))
+
+
+def test_an_edit_that_keeps_the_size_is_noticed(scratch: Path) -> None:
+    path = _write_fasta(scratch / "mine.fasta", 1)
+    data = DataConfig(fasta="mine.fasta")
+    prepare_shards(data, progress=False)
+    status = path.stat()
+    path.write_bytes(path.read_bytes().replace(b"A", b"W"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    with pytest.raises(UserError, match=r"data/mine holds the shards of other proteins than mine\.fasta has now"):
+        prepare_shards(data, progress=False)
+
+
+def test_a_file_is_read_again_only_when_it_may_have_changed(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write_fasta(scratch / "mine.fasta", 1)
+    data = DataConfig(fasta="mine.fasta")
+    prepare_shards(data, progress=False)
+    read = []
+    monkeypatch.setattr(automatic_conversion, "_hash", lambda path: read.append(path) or _hash(path))
+    prepare_shards(data, progress=False)
+    assert read == []
+    path.touch()
+    prepare_shards(data, progress=False)
+    prepare_shards(data, progress=False)
+    assert read == [Path("mine.fasta")]
+
+
+def test_files_of_one_name_are_told_apart(scratch: Path) -> None:
+    train, val = _write_fasta(scratch / "a" / "x.fasta", 1), _write_fasta(scratch / "b" / "x.fasta", 2)
+    data = DataConfig(fasta=str(train), val_fasta=str(val))
+    assert prepare_shards(data, progress=False) == prepare_shards(data, progress=False) == "data/x"
+
+
+def test_few_proteins_train_without_a_validation_set(scratch: Path) -> None:
+    (scratch / "few.fasta").write_text(">a\nMKV\n>b\nMKL\n")
+    with pytest.raises(UserError, match=r"none of its 2 proteins .*data\.val_fasta.*data\.val_split=null") as error:
+        prepare_shards(DataConfig(fasta="few.fasta"), progress=False)
+    assert "--" not in str(error.value)
+    prepare_shards(DataConfig(fasta="few.fasta", val_split=None), progress=False)
+    assert read_manifest("data/few").splits.keys() == {"train"}
+    with pytest.raises(UserError, match=r"data/few has no split 'val' to validate on; set data\.val_split=null"):
+        prepare_shards(DataConfig(fasta="few.fasta"), progress=False)
+
+
+def test_options_of_the_converter_are_named_as_such(scratch: Path) -> None:
+    (scratch / "odd.fasta").write_text(">a\nMK5\n")
+    with pytest.raises(UserError, match=r"data\.fasta: odd\.fasta, line 2.*--options are those of convert/fasta\.py"):
+        prepare_shards(DataConfig(fasta="odd.fasta"), progress=False)

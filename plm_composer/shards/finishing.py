@@ -26,6 +26,22 @@ from plm_composer.shards.settings import Settings
 from plm_composer.shards.staging import write_durably
 
 
+class NoValidationProteins(UserError):
+    """By their hashes, no protein goes to validation.
+
+    Args:
+        proteins: How many there are.
+        fraction: Share that was to go there.
+    """
+
+    def __init__(self, proteins: int, fraction: float) -> None:
+        self.proteins, self.fraction = proteins, fraction
+        super().__init__(
+            f"none of the {proteins:,} proteins falls into validation; raise --val-fraction (now {fraction:g}), or set "
+            "it to 0 for no validation set"
+        )
+
+
 def finish(
     folder: Path,
     written: Sequence[ShardSummary],
@@ -85,10 +101,7 @@ def _require_proteins(
         raise UserError(f"no proteins are left to validate on (dropped: {reasons})")
     if not by_split[VAL] and settings.val_fraction:
         total = sum(shard.proteins for shard in by_split[TRAIN])
-        raise UserError(
-            f"none of the {total:,} proteins falls into validation; raise --val-fraction "
-            f"(now {settings.val_fraction:g}), or set it to 0 for no validation set"
-        )
+        raise NoValidationProteins(total, settings.val_fraction)
 
 
 def _remove_others(folder: Path, shards: Sequence[ShardSummary]) -> None:
