@@ -19,7 +19,9 @@ def main() -> None:
         metavar="DATASET",
         help="name on the hub, a folder (of save_to_disk or of data files), or parquet, JSON, CSV or TSV files",
     )
-    parser.add_argument("--column", help="column of sequences; guessed if only one has a usual name")
+    parser.add_argument(
+        "--column", help="column of sequences, a.b for a field b in a column a; guessed if only one has a usual name"
+    )
     parser.add_argument("--split", default="train", help="split to train on")
     parser.add_argument(
         "--val-split",
@@ -28,7 +30,7 @@ def main() -> None:
     parser.add_argument("--config", help="configuration (subset) of the dataset")
     parser.add_argument("--revision", help="branch, tag or commit of the dataset on the hub")
     parser.add_argument(
-        "--streaming", action="store_true", help="read row by row instead of preparing a local copy first"
+        "--streaming", action="store_true", help="read a dataset of the hub row by row instead of downloading it first"
     )
     add_common_options(parser)
     arguments = parser.parse_args()

@@ -58,8 +58,8 @@ def prepare_shards(data: DataConfig, progress: bool = True) -> str | None:
         time.sleep(0.2)
     if data.val_split is not None and data.val_split not in read_manifest(out).splits:
         raise UserError(
-            f"{out} has no split {data.val_split!r} to validate on; set data.val_split=null, or name another folder with "
-            "data.local"
+            f"{out} has no split {data.val_split!r} to validate on; set data.val_split=null, or name another folder "
+            "with data.local"
         )
     return str(out)
 

@@ -12,7 +12,6 @@ from plm_composer.shards.fasta import FastaSource
 from plm_composer.shards.manifest import Manifest
 from plm_composer.shards.pipeline import run
 from plm_composer.shards.records import TRAIN, VAL
-from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
 from plm_composer.shards.settings import Settings
 
 
@@ -103,7 +102,7 @@ def convert_huggingface(
             ``val_fraction`` is given.
         config: Configuration (subset) of the dataset.
         revision: Branch, tag or commit on the hub.
-        streaming: Whether to read row by row instead of preparing a local copy first.
+        streaming: Whether to read a dataset of the hub row by row instead of downloading it first.
         val_fraction: Share of ``split`` that goes to validation, by hash of the sequence.
         settings: All else that decides the output.
         processes: Shards compressed and written at once, on a thread each. By default one for each core.
@@ -116,6 +115,9 @@ def convert_huggingface(
     Raises:
         UserError: Whatever the user can mend: the dataset, the output, an argument, the disk.
     """
+    # Slow to import, and not needed for FASTA.
+    from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
+
     if val_split is not None and val_fraction:
         raise UserError("--val-split and --val-fraction: choose one, a split of its own or a share of the other")
     splits = load_splits(paths, config=config, revision=revision, streaming=streaming)

@@ -1,4 +1,4 @@
-"""Hugging Face ``datasets`` as a source: one column of one split, as blocks of rows."""
+"""Tables as a source: one column of data files, or of a split of Hugging Face ``datasets``, as blocks of rows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from plm_composer.errors import UserError
 from plm_composer.shards.cleaning import Lengths, first_invalid
 from plm_composer.shards.manifest import SourceSummary
 from plm_composer.shards.records import TRAIN
+from plm_composer.shards.tables import Table, TableFiles, explaining, outermost, table_format
 
 COLUMN_GUESSES = ("sequence", "seq", "text", "protein")
 VAL_SPLIT_NAMES = ("validation", "valid", "val")
 ROWS_PER_BLOCK = 20_000
-_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
 _SAVED_BY_DATASETS = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -54,9 +54,9 @@ class RowSource:
     """One split of a dataset.
 
     Args:
-        dataset: A ``Dataset`` or ``IterableDataset``.
+        table: Its rows.
         name: Its name and split, such as ``taylor-joren/uniref50 (train)``.
-        column: The column of sequences; None to guess it.
+        column: The column of sequences, ``a.b`` for the field b in a column a; None to guess it.
         split: The split it feeds, ``train`` or ``val``. Part of a training source may go to validation by hash.
         rows_per_block: Rows in a block.
 
@@ -68,7 +68,7 @@ class RowSource:
 
     def __init__(
         self,
-        dataset: Any,
+        table: Table,
         name: str,
         *,
         column: str | None = None,
@@ -77,16 +77,21 @@ class RowSource:
     ) -> None:
         self.name = name
         self.split = split
-        self.column = choose_column(_column_names(dataset, name), column, name)
-        self._dataset = dataset.select_columns([self.column])
+        names = table.column_names
+        if not names:
+            raise UserError(f"{name}: has no rows")
+        self.column = choose_column(names, column, name)
+        head = outermost(self.column, names) or self.column
+        self._fields = self.column.removeprefix(head).removeprefix(".").split(".") if head != self.column else []
+        self._table = table
         self._rows_per_block = rows_per_block
         self._hash = xxhash.xxh3_128()
         self._bytes = 0
 
     @property
     def identity(self) -> list[Any]:
-        """Name, column, split and ``datasets``' own fingerprint, which a stream has not."""
-        return [self.name, self.column, self.split, getattr(self._dataset, "_fingerprint", None)]
+        """Name, column and split, and what the table knows of itself."""
+        return [self.name, self.column, self.split, self._table.identity]
 
     def blocks(self, on_bytes: Callable[[int], object] = lambda _: None) -> Iterator[RowBlock]:
         """Reads the rows.
@@ -100,9 +105,8 @@ class RowSource:
         self._hash.reset()
         self._bytes = 0
         row = 0
-        batches = self._dataset.iter(batch_size=self._rows_per_block)
-        while batch := self._next(batches):
-            texts = [self._encode(value, row + i) for i, value in enumerate(batch[self.column])]
+        for values in self._table.batches(self.column, self._rows_per_block):
+            texts = [self._encode(value, row + i) for i, value in enumerate(values)]
             text = b"\n".join(texts) + b"\n"
             self._hash.update(text)
             self._bytes += len(text)
@@ -110,44 +114,66 @@ class RowSource:
             yield RowBlock(self.name, self.split, row, texts)
             row += len(texts)
 
-    def _next(self, batches: Iterator[dict[str, list[Any]]]) -> dict[str, list[Any]] | None:
-        try:
-            return next(batches, None)
-        except Exception as error:
-            # Readers of parquet, JSON and CSV, and the network below them, each have exceptions of their own.
-            raise UserError(f"{self.name}: cannot be read: {one_line(error)}") from error
-
     def _encode(self, value: Any, row: int) -> bytes:
+        for field in self._fields:
+            value = value.get(field) if isinstance(value, dict) else value
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            # One text, or one that was cut into its letters.
+            value = "".join(value) if len(value) == 1 or all(len(part) == 1 for part in value) else value
         if value is None:
             return b""
-        if not isinstance(value, str):
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, str):
+            return value.encode("utf-8", "replace")
+        if isinstance(value, dict):
+            found = f"the fields {', '.join(value)}"
+            example = next(iter(value), "")
             raise UserError(
-                f"{self.name}, row {row}: column '{self.column}' holds {type(value).__name__}, not text; "
-                "choose another with --column"
+                f"{self.name}, row {row}: column '{self.column}' holds {found}; choose one, such as --column "
+                f"{self.column}.{example}"
             )
-        return value.encode("utf-8", "replace")
+        found = f"a list of {len(value)} values" if isinstance(value, list) else type(value).__name__
+        raise UserError(
+            f"{self.name}, row {row}: column '{self.column}' holds {found}, not text; choose another with --column"
+        )
 
     def summary(self) -> SourceSummary:
         """What was read: size and hash of the column's values, one a line, however the dataset is stored."""
         return SourceSummary(self.name, self.split, self._bytes, self._hash.hexdigest())
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, and no longer than one can read."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+class DatasetTable:
+    """A ``Dataset`` or ``IterableDataset`` as a table.
 
+    Args:
+        dataset: The dataset.
+        name: Its name, for errors.
+    """
 
-def _column_names(dataset: Any, name: str) -> list[str]:
-    if dataset.column_names is not None:
-        return list(dataset.column_names)
-    # A stream of JSON or CSV knows its columns only from its first row.
-    try:
-        first = next(iter(dataset), None)
-    except Exception as error:
-        raise UserError(f"{name}: cannot be read: {one_line(error)}") from error
-    if first is None:
-        raise UserError(f"{name}: has no rows")
-    return list(first)
+    def __init__(self, dataset: Any, name: str) -> None:
+        self._dataset, self._name = dataset, name
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns, of nested ones the outermost name."""
+        if self._dataset.column_names is not None:
+            return list(self._dataset.column_names)
+        # A stream of JSON or CSV knows its columns only from its first row.
+        with explaining(self._name):
+            return list(next(iter(self._dataset), []))
+
+    @property
+    def identity(self) -> str | None:
+        """``datasets``' own fingerprint, which a stream has not."""
+        return getattr(self._dataset, "_fingerprint", None)
+
+    def batches(self, column: str, rows: int) -> Iterator[list[Any]]:
+        """The values of one column, so many at a time."""
+        head = outermost(column, self.column_names) or column
+        with explaining(self._name):
+            for batch in self._dataset.select_columns([head]).iter(batch_size=rows):
+                yield batch[head]
 
 
 def choose_column(names: Sequence[str], column: str | None, name: str) -> str:
@@ -158,7 +184,7 @@ def choose_column(names: Sequence[str], column: str | None, name: str) -> str:
     """
     listed = ", ".join(names)
     if column is not None:
-        if column not in names:
+        if outermost(column, names) is None:
             raise UserError(f"{name}: no column '{column}'; there are: {listed}")
         return column
     guesses = [guess for guess in COLUMN_GUESSES if guess in names]
@@ -169,7 +195,7 @@ def choose_column(names: Sequence[str], column: str | None, name: str) -> str:
 
 def load_splits(
     paths: Sequence[str], *, config: str | None = None, revision: str | None = None, streaming: bool = False
-) -> dict[str, Any]:
+) -> dict[str, Table]:
     """Opens a dataset with all its splits.
 
     Args:
@@ -177,52 +203,54 @@ def load_splits(
             files (parquet, JSON, JSON lines, CSV, TSV), which make up a split ``train``.
         config: Configuration (subset) of the dataset.
         revision: Branch, tag or commit on the hub.
-        streaming: Whether to read row by row instead of preparing a local copy first.
+        streaming: Whether to read a dataset of the hub row by row instead of downloading it first.
 
     Returns:
-        ``Dataset`` or ``IterableDataset`` by split.
+        Rows by split.
 
     Raises:
         UserError: There is no such dataset or file, or it cannot be read.
     """
+    name = ", ".join(paths)
+    formats = {table_format(path) for path in paths if not Path(path).is_dir()} - {None}
+    if formats:
+        if len(formats) > 1 or any(table_format(path) is None for path in paths):
+            raise UserError(f"{name}: name files of one format: parquet, JSON, CSV or TSV")
+        return {TRAIN: TableFiles([Path(path) for path in paths])}
+    if len(paths) > 1:
+        raise UserError(f"{name}: name one dataset, or data files (parquet, JSON, CSV, TSV)")
+    with explaining(name, "cannot be loaded as a dataset"):
+        return _load_dataset(paths[0], config, revision, streaming)
+
+
+def _load_dataset(path: str, config: str | None, revision: str | None, streaming: bool) -> dict[str, Table]:
     # Slow to import, and not needed for FASTA.
     import datasets
 
-    name = ", ".join(paths)
-    path = Path(paths[0])
-    files = [path for path in map(Path, paths) if path.suffix.lower() in _FORMATS]
-    try:
-        if len(paths) == 1 and any((path / marker).is_file() for marker in _SAVED_BY_DATASETS):
-            saved = datasets.load_from_disk(str(path))
-            splits = saved if isinstance(saved, dict) else {TRAIN: saved}
-            return {key: part.to_iterable_dataset() if streaming else part for key, part in splits.items()}
-        if files:
-            if len(files) != len(paths) or len({_FORMATS[path.suffix.lower()] for path in files}) != 1:
-                raise UserError(f"{name}: name files of one format: {', '.join(_FORMATS)}")
-            missing = [path for path in files if not path.is_file()]
-            if missing:
-                raise UserError(f"{missing[0]}: no such file")
-            options = {"sep": "\t"} if files[0].suffix.lower() == ".tsv" else {}
-            return dict(
-                datasets.load_dataset(
-                    _FORMATS[files[0].suffix.lower()],
-                    data_files={TRAIN: [str(path) for path in files]},
-                    streaming=streaming,
-                    **options,
-                )
-            )
-        if len(paths) > 1:
-            raise UserError(f"{name}: name one dataset, or data files ({', '.join(_FORMATS)})")
-        return dict(datasets.load_dataset(paths[0], config, revision=revision, streaming=streaming))
-    except UserError:
-        raise
-    except Exception as error:
-        # The hub, its client and each file format have exceptions of their own; all of them are about the input.
-        cause = error.__cause__ if error.__cause__ is not None and "generating the dataset" in str(error) else error
-        raise UserError(f"{name}: cannot be loaded as a dataset: {one_line(cause)}") from error
+    if any(Path(path, marker).is_file() for marker in _SAVED_BY_DATASETS):
+        saved = datasets.load_from_disk(path)
+        splits = saved if isinstance(saved, dict) else {TRAIN: saved}
+        return {key: DatasetTable(part, path) for key, part in splits.items()}
+    builder = datasets.load_dataset_builder(path, config, revision=revision)
+    files: dict[str, list[str]] = {str(key): list(part) for key, part in (builder.config.data_files or {}).items()}
+    ours = files and all(table_format(file) for part in files.values() for file in part)
+    if ours and (Path(path).is_dir() or not streaming):
+        manager = datasets.DownloadManager()  # which leaves local files where they are
+        return {
+            key: TableFiles([Path(copy) for copy in manager.download(part)], _short_names(path, part))
+            for key, part in files.items()
+        }
+    loaded = datasets.load_dataset(path, config, revision=revision, streaming=streaming)
+    return {key: DatasetTable(part, path) for key, part in loaded.items()}
 
 
-def choose_split(splits: dict[str, Any], split: str, name: str) -> Any:
+def _short_names(path: str, files: Sequence[str]) -> list[str]:
+    """The files of a dataset as one would name them: below the folder or the dataset that was asked for."""
+    root = str(Path(path).resolve()) if Path(path).is_dir() else path
+    return [f"{path}/{file.rpartition(root)[2].lstrip('/')}" if root in file else file for file in files]
+
+
+def choose_split(splits: dict[str, Table], split: str, name: str) -> Table:
     """Looks up a split.
 
     Raises:

@@ -6,7 +6,7 @@ import pytest
 from plm_composer.errors import UserError
 from plm_composer.shards.convert import convert_huggingface
 from plm_composer.shards.pipeline import run
-from plm_composer.shards.rows import RowSource, choose_column
+from plm_composer.shards.rows import DatasetTable, RowSource, choose_column
 from plm_composer.shards.settings import Settings
 
 SEQUENCES = ["MKVLLA", "mk v\nLLA*", None, "MA", "M*A", "MKJX"]
@@ -90,7 +90,7 @@ def test_same_bytes_for_any_number_of_processes_and_any_block_size(tmp_path):
     for processes, rows_per_block in [(1, 3000), (1, 7), (2, 100)]:
         out = tmp_path / f"{processes}-{rows_per_block}"
         run(
-            [RowSource(rows, "x", rows_per_block=rows_per_block)],
+            [RowSource(DatasetTable(rows, "x"), "x", rows_per_block=rows_per_block)],
             out,
             settings=Settings(val_fraction=0.1, shard_size=0.02),
             processes=processes,
@@ -137,7 +137,7 @@ def test_errors(tmp_path, table, streaming):
     path = table("x.csv")
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
     for paths, options, message in [
-        ([path], {"column": "id"}, r"row 0: column 'id' holds int, not text"),
+        ([table("x.parquet")], {"column": "id"}, r"row 0: column 'id' holds int, not text"),
         ([path], {"split": "test"}, r"x\.csv: no split 'test'; there are: train"),
         ([path], {"val_split": "valid", "val_fraction": None}, r"no split 'valid'"),
         ([path], {"val_split": "valid", "val_fraction": 0.1}, r"--val-split and --val-fraction: choose one"),
