@@ -10,6 +10,7 @@ import torch
 from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
 from composer.utils import dist
+from streaming import Stream
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS, check_algorithms, needed_draws
 from plm_composer.budget.duration import parse_duration
@@ -21,6 +22,7 @@ from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
 from plm_composer.loggers import LOGGERS
 from plm_composer.model.config import PRESETS, ESM2Config
+from plm_composer.model.esm2 import ESM2
 from plm_composer.model.pretrained import check_pretrained
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 from plm_composer.optim.kind import OptimizerKind
@@ -45,6 +47,7 @@ def check_config(config: TrainConfig) -> None:
         check_pretrained(config.model, config.load_trust)
     else:
         model_config(config)
+    _check_names(config)
     if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):
         raise UserError("data names no dataset; set data.local, data.remote, data.streams or data.fasta")
     _check_optimizer(config)
@@ -78,6 +81,23 @@ def check_config(config: TrainConfig) -> None:
         raise UserError(f"preemption_grace is {config.preemption_grace:g}; it must be above 0 seconds")
     if config.autoresume and config.save_folder is None:
         raise UserError("autoresume needs save_folder: there would be no checkpoint to resume from")
+
+
+def _check_names(config: TrainConfig) -> None:
+    """Checks what names folders.
+
+    Composer fills ``{rank}`` and its like into the folder of checkpoints alone: the run's own would be another.
+    """
+    for key in ("run_name", "run_folder"):
+        name = str(getattr(config, key))
+        if "{" in name or "}" in name:
+            raise UserError(f"{key} is {name!r}; leave out the braces")
+        if not name.strip() or "\0" in name:
+            raise UserError(f"{key} is {name!r}; it must name a folder")
+    if ".." in str(config.run_name).split("/"):
+        raise UserError(f"run_name is {config.run_name!r}; name another place with run_folder, and the run without ..")
+    for name, arguments in (config.data.streams or {}).items():
+        check_arguments(f"data.streams.{name}", Stream, arguments)
 
 
 def model_config(config: TrainConfig) -> ESM2Config:
@@ -124,6 +144,9 @@ def _check_optimizer(config: TrainConfig) -> None:
     kind: OptimizerKind = look_up("optimizer.name", name, OPTIMIZERS)
     check_arguments("optimizer", kind.target, arguments, given=("params",), only_named=True)
     kind.check(config)
+    # What its constructor refuses is told before data are read. It looks at values alone, so that any model will do.
+    smallest = ESM2(ESM2Config(1, 2, 1, 1))
+    build("optimizer", kind.target, arguments, params=kind.groups(smallest, arguments))
 
 
 def _check_scheduler_arguments(config: TrainConfig) -> None:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from plm_composer.argument_types import describe, fits, hints_of
 from plm_composer.errors import UserError, first_line
 
 
@@ -56,7 +57,7 @@ def check_arguments(
         only_named: Refuse what the signature does not name, where the class would take it and do nothing with it.
 
     Raises:
-        UserError: An argument is unknown or a required one is missing.
+        UserError: An argument is unknown or of another type, or a required one is missing.
     """
     parameters = dict(inspect.signature(target).parameters)
     given = set(given)
@@ -70,6 +71,10 @@ def check_arguments(
     for name in arguments:
         if name not in named and not accepts_any:
             raise UserError(f"{key}.{name}: there is no such argument; {suggestion(name, named)}")
+    hints = hints_of(target)
+    for name, value in arguments.items():
+        if name in hints and not fits(value, hints[name]):
+            raise UserError(f"{key}.{name} is {value!r}; it must be {describe(hints[name])}")
     for name in named:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise UserError(f"{key}.{name}: the argument is missing")

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import KeyValidationError, OmegaConfBaseException
 
+from plm_composer.argument_types import hints_of
 from plm_composer.components import suggestion
 from plm_composer.credentials import refuse_credentials, texts
 from plm_composer.errors import UserError, first_line
 from plm_composer.recipes import find_recipe
 from plm_composer.schema import TrainConfig
+from plm_composer.written_text import (
+    Written,
+    merge_written,
+    restore_text,
+    schema_hint,
+    written_in,
+    written_on_command_line,
+)
 
 REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
 """Sections that a layer naming another ``name`` (or a ``pretrained`` model) replaces as a whole: arguments of one
@@ -25,6 +36,21 @@ class rarely fit another."""
 
 DATA_SOURCES = ("fasta", "val_fasta", "local", "remote", "streams")
 """Keys of ``data`` that say where proteins come from: a layer that sets one resets those that it does not set."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A YAML, a recipe or the command line.
+
+    Args:
+        source: Where it comes from, for messages.
+        content: Its keys and values.
+        written: What YAML takes for no text, as it was written.
+    """
+
+    source: str
+    content: DictConfig
+    written: Written
 
 
 def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
@@ -43,17 +69,17 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
     path = Path(path)
     base = _read_yaml(path)
     overrides = _parse_overrides(arguments)
-    if overrides.get("budget") is not None and "max_duration" in overrides:
+    if overrides.content.get("budget") is not None and "max_duration" in overrides.content:
         raise UserError("command line: budget takes the place of max_duration; give one of them")
-    recipes = overrides.get("recipe", base.get("recipe")) or ""
-    if not isinstance(recipes, str):
-        raise UserError(f"recipe is {recipes!r}; give names or paths joined by commas")
+    recipes = _recipes_of(overrides if "recipe" in overrides.content else base)
     recipe_paths = [find_recipe(name, path.parent / "recipes") for name in recipes.split(",") if name.strip()]
 
-    merged = OmegaConf.structured(TrainConfig)
-    layers = [(str(path), base), *((str(recipe), _read_yaml(recipe)) for recipe in recipe_paths)]
-    for source, layer in [*layers, ("command line", overrides)]:
-        merged = _merge(merged, layer, source)
+    merged, written = OmegaConf.structured(TrainConfig), Written()
+    for layer in [base, *map(_read_yaml, recipe_paths), overrides]:
+        merged = _merge(merged, layer.content, layer.source)
+        written = merge_written(written, layer.content, layer.written)
+    with _explaining(str(path)):
+        restore_text(merged, written, functools.partial(_hint_at, merged))
     if merged.run_name is None:
         merged.run_name = "-".join([path.stem, *(recipe.stem for recipe in recipe_paths)])
     merged.recipe = recipes or None
@@ -91,8 +117,10 @@ def read_schema(path: Path, schema: type) -> dict[str, Any]:
     """
     layer = _read_yaml(path)
     with _explaining(str(path)):
-        merged = OmegaConf.merge(OmegaConf.structured(schema), layer)
-    assert isinstance(merged, DictConfig)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), layer.content)
+        assert isinstance(merged, DictConfig)
+        written = merge_written({}, layer.content, layer.written)
+        restore_text(merged, written, functools.partial(schema_hint, schema))
     plain = _plain(merged)
     for key, text in texts(plain):
         if text == MISSING:
@@ -111,7 +139,7 @@ def read_resolved(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read.
     """
-    return _plain(_read_yaml(path))
+    return _plain(_read_yaml(path).content)
 
 
 def _resolve(merged: DictConfig, source: str) -> TrainConfig:
@@ -132,9 +160,31 @@ def _plain(merged: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _read_yaml(path: Path) -> DictConfig:
+def _recipes_of(layer: _Layer) -> str:
+    recipes = layer.content.get("recipe")
+    if recipes is None:
+        return ""
+    if isinstance(recipes, DictConfig | ListConfig):
+        raise UserError(f"recipe is {recipes!r}; give names or paths joined by commas")
+    return recipes if isinstance(recipes, str) else layer.written.get(("recipe",), str(recipes))
+
+
+def _hint_at(merged: DictConfig, path: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """The annotation of a key, of the schema or of an argument of what a section names, and the path below it."""
+    hint, rest = schema_hint(TrainConfig, path)
+    if hint is None or not rest:
+        return hint, rest
+    # Here, since these imports take seconds: a mistyped key is told before.
+    from plm_composer.named_parts import find_part
+
+    target, argument = find_part(merged, path)
+    return (hints_of(target).get(argument[0]), argument[1:]) if target and argument else (None, ())
+
+
+def _read_yaml(path: Path) -> _Layer:
     try:
-        loaded = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8")
+        loaded = OmegaConf.load(io.StringIO(text))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -148,17 +198,18 @@ def _read_yaml(path: Path) -> DictConfig:
         raise UserError(_explain(error, str(path))) from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path}: must hold keys and values, not a list")
-    return loaded
+    return _Layer(str(path), loaded, written_in(text))
 
 
-def _parse_overrides(arguments: Sequence[str]) -> DictConfig:
+def _parse_overrides(arguments: Sequence[str]) -> _Layer:
     for argument in arguments:
         if "=" not in argument or not argument.split("=", 1)[0].strip(". "):
             raise UserError(f"command line: {argument!r} is not an override; write key=value")
     try:
-        return OmegaConf.from_dotlist(list(arguments))
+        content = OmegaConf.from_dotlist(list(arguments))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"command line: an override cannot be read: {first_line(error)}") from error
+    return _Layer("command line", content, written_on_command_line(arguments))
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:

@@ -1,12 +1,21 @@
 """Building components from names."""
 
+import inspect
+import typing
+
 import pytest
+import torch
 from composer import algorithms, callbacks
+from torch.optim.optimizer import required
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.argument_types import describe, fits, hints_of
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.components import build, check_arguments, look_up
 from plm_composer.errors import UserError
+from plm_composer.loggers import LOGGERS
+from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.sharding import ShardingConfig
 
 
 class Component:
@@ -55,6 +64,45 @@ def test_every_algorithm_of_composer_is_accepted_or_refused_with_a_reason() -> N
             if snake is None:
                 snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
             assert snake in {**ALGORITHMS, **REFUSED_ALGORITHMS}, name
+
+
+PARTS = {
+    **{f"algorithms.{name}": part for name, part in ALGORITHMS.items()},
+    **{f"callbacks.{name}": part for name, part in CALLBACKS.items()},
+    **{f"loggers.{name}": part for name, part in LOGGERS.items()},
+    **{f"optimizer.{name}": kind.target for name, kind in OPTIMIZERS.items()},
+    **{f"scheduler.{name}": part for name, part in SCHEDULERS.items()},
+    "fsdp_config": ShardingConfig,
+    "compile_config": torch.compile,
+}
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_every_argument_has_a_type_that_its_default_has(key: str) -> None:
+    hints = hints_of(PARTS[key])
+    for parameter in inspect.signature(PARTS[key]).parameters.values():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or parameter.name == "params":
+            continue
+        assert parameter.name in hints
+        if parameter.default not in (parameter.empty, required):
+            assert fits(parameter.default, hints[parameter.name]), parameter
+        assert describe(hints[parameter.name])
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fit"),
+    [
+        (1, float, True), (1.5, int, False), (True, float, False), (True, int, False), (True, bool, True),
+        (True, bool | int, True), ("1e-3", float, False), ([0.9, 0.95], tuple[float, float], True),
+        ([0.9], tuple[float, float], False), ([[1, 2, 3]], tuple[tuple[float, float, float], ...], True),
+        (["a", 1], list[str], False), ([True], list[float], False), ({"a": 1}, dict[str, str], False),
+        ({"a": True}, dict[str, typing.Any], True), (None, float | None, True), (None, float, False),
+        ("last", typing.Callable | str, True), ("x", typing.Literal["a", "b"], False), (2, float | torch.Tensor, True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_fits(value: object, hint: object, fit: bool) -> None:
+    assert fits(value, hint) == fit
 
 
 def test_refusals_say_why() -> None:

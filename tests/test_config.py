@@ -1,16 +1,18 @@
 """YAML, recipes and overrides to one config, and errors of one line."""
 
 import dataclasses
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from plm_composer.argument_types import is_text
 from plm_composer.checks import check_config, model_config
-from plm_composer.config import load_config, parse_config, to_yaml
+from plm_composer.config import load_config, parse_config, read_resolved, to_yaml
 from plm_composer.errors import UserError
 from plm_composer.recipes import describe_recipes
-from plm_composer.schema import TrainConfig
+from plm_composer.schema import DataConfig, TrainConfig
 
 BASE = """
 model: {name: esm2_8m}
@@ -138,8 +140,105 @@ WRONG = {
     "compile_config.modus=max": "compile_config.modus: there is no such argument",
     "compile_config.fullgraph=true": "compile_config.fullgraph: there is no such argument",
     "data.local=null": "data names no dataset",
+    "optimizer.lr='1e-3'": "optimizer.lr is '1e-3'; it must be a number",
+    "optimizer.lr=1,5": "optimizer.lr is '1,5'; it must be a number",
+    "optimizer.lr=true": "optimizer.lr is True; it must be a number",
+    "optimizer.lr=-1": "optimizer: Invalid learning rate: -1",
+    "optimizer.betas=0.9,0.95": "optimizer.betas is '0.9,0.95'; it must be a list of 2 such as [0.5, 0.5]",
+    "optimizer.betas=[0.9]": "optimizer.betas is [0.9]; it must be a list of 2",
+    "scheduler={name: linear_with_warmup, t_warmup: 1ba, alpha_f: x}": "scheduler.alpha_f is 'x'; it must be a number",
+    "algorithms.gradient_clipping.clipping_threshold=a": "clipping_threshold is 'a'; it must be a number",
+    "callbacks.speed_monitor.window_size=1.5": "callbacks.speed_monitor.window_size is 1.5; it must be a whole number",
+    "loggers.wandb.log_artifacts=maybe": "loggers.wandb.log_artifacts is 'maybe'; it must be true or false",
+    "loggers.wandb.tags=a": "loggers.wandb.tags is 'a'; it must be a list of texts or null",
+    "compile_config.dynamic=1": "compile_config.dynamic is 1; it must be true or false or null",
+    "fsdp_config.activation_checkpointing=x": "fsdp_config.activation_checkpointing is 'x'; it must be true or false",
+    "data.streams.a.proportion=half": "data.streams.a.proportion is 'half'; it must be a number or null",
+    "data.streams.a.lokal=x": "data.streams.a.lokal: there is no such argument; did you mean 'local'",
+    "run_name='x{rank}'": "run_name is 'x{rank}'; leave out the braces",
+    "run_folder='x/{run_name}'": "run_folder is 'x/{run_name}'; leave out the braces",
+    "run_name=../x": "run_name is '../x'; name another place with run_folder",
+    "run_name=' '": "run_name is ' '; it must name a folder",
     "run_folder=${nowhere}": "run_folder: Interpolation key 'nowhere' not found",
 }
+
+
+AS_WRITTEN = ["61e7890", "2024_11_03", "007", "1e5", "12:30:00", "off", "Yes", "0x1F", "0b11", "1.50", ".5", "1_000"]
+"""What YAML reads as a number, a time of day in seconds, or a truth."""
+TEXT_KEYS = [
+    "run_name", "run_folder", "data.fasta", "data.local", "data.remote", "data.val_fasta", "data.train_split",
+    "data.val_split", "data.batch_format", "data.shuffle_algo", "data.cache_limit", "data.validate_hash", "budget",
+    "precision", "save_folder", "load_path", "device", "model.name", "model.pretrained", "model.feed_forward",
+    "optimizer.name", "scheduler.name", "scheduler.t_max", "algorithms.ema.half_life", "loggers.wandb.name",
+    "loggers.wandb.group", "loggers.tensorboard.log_dir", "callbacks.early_stopper.monitor",
+    "callbacks.memory_monitor.memory_keys.x", "fsdp_config.mixed_precision", "compile_config.mode",
+    "data.streams.a.local", "data.streams.a.remote",
+]  # fmt: skip
+
+
+def _at(config: TrainConfig, key: str) -> object:
+    node: object = dataclasses.asdict(config)
+    for part in key.split("."):
+        assert isinstance(node, dict)
+        node = node[part]
+    return node
+
+
+def test_every_text_key_of_the_schema_is_among_those_tested() -> None:
+    for prefix, schema in (("", TrainConfig), ("data.", DataConfig)):
+        for name, hint in typing.get_type_hints(schema).items():
+            if is_text(hint) and name != "recipe":
+                assert f"{prefix}{name}" in TEXT_KEYS
+
+
+@pytest.mark.parametrize("key", TEXT_KEYS)
+def test_text_is_read_as_written(run_yaml: Path, key: str) -> None:
+    for text in AS_WRITTEN:
+        assert _at(load_config(run_yaml, [f"{key}={text}"]), key) == text
+    *parents, last = key.split(".")
+    for text in AS_WRITTEN:
+        content = yaml.safe_load(BASE)
+        node = content
+        for part in parents:
+            node = node.setdefault(part, {})
+        node.pop(last, None)
+        node[last] = "REPLACED"
+        run_yaml.write_text(yaml.safe_dump(content).replace("REPLACED", text))
+        assert _at(load_config(run_yaml), key) == text
+        # What a run keeps of it reads back.
+        config = load_config(run_yaml)
+        (run_yaml.parent / "config.yaml").write_text(to_yaml(config))
+        assert _at(parse_config(read_resolved(run_yaml.parent / "config.yaml"), "x"), key) == text
+
+
+def test_text_in_lists_and_over_layers_is_read_as_written(run_yaml: Path) -> None:
+    config = load_config(run_yaml, ["loggers.wandb.tags=[007, a, 1e5]"])
+    assert config.loggers["wandb"] == {"tags": ["007", "a", "1e5"]}
+    (run_yaml.parent / "recipes" / "named.yaml").write_text(
+        "# x\nrun_name: 007\nloggers: {wandb: {name: 1e5, tags: [1]}}\n"
+    )
+    config = load_config(run_yaml, ["recipe=named", "loggers.wandb.tags=[x]"])
+    assert (config.run_name, config.run_folder) == ("007", "runs/007")
+    assert config.loggers["wandb"] == {"name": "1e5", "tags": ["x"]}
+    assert load_config(run_yaml, ["recipe=named", "run_name='08'"]).run_name == "08"
+    assert load_config(run_yaml, ['run_name="007"']).run_name == "007"
+    assert load_config(run_yaml, ["run_name=7", "run_name=a"]).run_name == "a"
+    run_yaml.write_text(BASE + "save_folder: &x 007\nload_path: *x\n")
+    assert load_config(run_yaml).load_path == "007"
+
+
+def test_a_recipe_may_look_like_a_number(run_yaml: Path) -> None:
+    (run_yaml.parent / "recipes" / "2024_11.yaml").write_text("# x\nseed: 5\n")
+    config = load_config(run_yaml, ["recipe=2024_11"])
+    assert (config.seed, config.recipe, config.run_name) == (5, "2024_11", "tiny-2024_11")
+
+
+def test_null_and_numbers_stay_what_they_are(run_yaml: Path) -> None:
+    config = load_config(run_yaml, ["data.val_split=null", "max_duration=3", "optimizer.lr=1e-4", "save_interval=1_0"])
+    assert (config.data.val_split, config.max_duration, config.optimizer["lr"]) == (None, 3, 1e-4)
+    assert config.save_interval == 10
+    with pytest.raises(UserError, match="eval_interval is '12:30'"):
+        check_config(load_config(run_yaml, ["eval_interval=12:30"]))
 
 
 @pytest.mark.parametrize(("override", "message"), WRONG.items())
