@@ -24,8 +24,12 @@ class Alibi:
     slopes: Tensor
     distance: Tensor
 
+    def repeated(self, proteins: int) -> Alibi:
+        """The same for the heads of several proteins, one after the other."""
+        return self if proteins == 1 else dataclasses.replace(self, slopes=self.slopes.repeat(proteins))
+
     def subtract_from(self, scores: Tensor, heads: slice) -> None:
-        """Lowers one protein's scores in place.
+        """Lowers scores in place.
 
         Args:
             scores: Of some heads, shape (those heads, length, length).

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plm_composer.errors import UserError
 from plm_composer.model.alibi import Alibi, alibi_bias, make_alibi
-from plm_composer.model.tiled_attention import TiledAttention
+from plm_composer.model.tiled_attention import LENGTH_STEP, Group, TiledAttention, group
 from plm_composer.precision import multiplies_bf16
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -48,8 +48,13 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = Non
     bounds = _bounds(cu_seqlens)
 
     @functools.cache
+    def groups(heads: int) -> list[Group]:
+        return group(bounds, heads)
+
+    @functools.cache
     def alibi(dtype: torch.dtype) -> Alibi | None:
-        return None if slopes is None else make_alibi(slopes, max_seqlen, dtype)
+        # Groups are filled up to a length that may be a step beyond the longest protein.
+        return None if slopes is None else make_alibi(slopes, max_seqlen + LENGTH_STEP, dtype)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         working = query.dtype
@@ -61,7 +66,7 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = Non
             with torch.autocast("cpu", enabled=False):
                 result = _attend_each(query_, key_, value_, bounds, slopes)
         else:
-            result = TiledAttention.apply(query_, key_, value_, bounds, alibi(working))  # type: ignore[no-untyped-call]
+            result = TiledAttention.apply(query_, key_, value_, groups(query.shape[1]), alibi(working))  # type: ignore[no-untyped-call]
         return result.to(query.dtype)
 
     return attend

@@ -1,9 +1,12 @@
-"""Attention on CPUs: a few heads of one protein at a time, in buffers that stay in the cache.
+"""Attention on CPUs: a few heads of one protein, or some small proteins of like length, at a time.
 
-Softmax is the dear part on a CPU, above all in bf16. The forward pass keeps its probabilities, up to a bound, so that
-the backward pass need not compute them again. The scores' gradient is ``P * (gradient @ value^T - delta)`` with
-``delta = sum(gradient * out)``, as in FlashAttention (Dao et al. 2022); the product in brackets takes in ``delta`` as
-two more columns, so that one pass over the scores is left.
+Scores are computed tile by tile, in buffers that stay in the cache. Softmax is the dear part on a CPU, above all in
+bf16: the forward pass keeps its probabilities, up to a bound, so that the backward pass need not compute them again.
+With ``P`` the probabilities, ``dO`` the gradient and ``d = sum(dO * O)``, the scores' gradient is ``P * (dO V^T - d)``,
+as in FlashAttention (Dao et al. 2022). One product gives the difference: ``[dO | -d_high | -d_low] [V | 1 | 1]^T``.
+
+Below about a hundred residues the calls cost more than the arithmetic. Such proteins attend together, one matrix each
+for every head, filled up to one length.
 """
 
 from __future__ import annotations
@@ -27,7 +30,91 @@ Bounds = Sequence[tuple[int, int]]
 TILE = 1 << 20
 """Scores worked on at once: enough to keep all cores busy, few enough to stay in a shared cache."""
 KEPT = 1 << 25
-"""Most probabilities that one call keeps for its backward pass, 64 MB in bf16; proteins beyond are computed again."""
+"""Most probabilities that one call keeps for its backward pass, 64 MB in bf16; groups beyond are computed again."""
+LENGTH_STEP = 8
+"""Lengths of groups are multiples of it, and their sizes powers of two: every shape is a kernel to be made once."""
+_MOST_PADDING = 1 / 8
+"""Largest share of a group's length by which a protein in it is filled up, beside one step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Proteins that attend together.
+
+    Args:
+        rows: Their tokens, a slice for one protein; else (proteins * length,), padding pointing to a first token.
+        proteins: How many.
+        length: What each is filled up to.
+        tokens: Where there is padding: which of ``rows`` are no padding, (their tokens,).
+        padding: Where there is padding: True on it, (proteins, length).
+    """
+
+    rows: slice | Tensor
+    proteins: int
+    length: int
+    tokens: Tensor | None = None
+    padding: Tensor | None = None
+
+    def take(self, x: Tensor) -> Tensor:
+        """(tokens, heads, size) to one contiguous matrix (length, size) a protein and head."""
+        return self._split(x).transpose(1, 2).contiguous().flatten(0, 1)
+
+    def take_transposed(self, x: Tensor) -> Tensor:
+        """(tokens, heads, size) to one contiguous matrix (size, length) a protein and head."""
+        return self._split(x).permute(0, 2, 3, 1).contiguous().flatten(0, 1)
+
+    def put(self, result: Tensor, matrices: Tensor) -> None:
+        """Writes matrices (length, size) to their tokens of ``result``, (tokens, heads, size)."""
+        heads = result.shape[1]
+        self._put(result, matrices.view(self.proteins, heads, *matrices.shape[1:]).transpose(1, 2))
+
+    def put_transposed(self, result: Tensor, matrices: Tensor) -> None:
+        """Writes matrices (size, length) to their tokens of ``result``, (tokens, heads, size)."""
+        heads = result.shape[1]
+        self._put(result, matrices.view(self.proteins, heads, *matrices.shape[1:]).permute(0, 3, 1, 2))
+
+    def clear_padding(self, matrices: Tensor, dimension: int) -> Tensor:
+        """Sets what stands at padding along a dimension of the matrices to zero, in place."""
+        if self.padding is not None:
+            shape = (self.proteins, 1, self.length, 1) if dimension == 1 else (self.proteins, 1, 1, self.length)
+            matrices.view(self.proteins, -1, *matrices.shape[1:]).masked_fill_(self.padding.view(shape), 0.0)
+        return matrices
+
+    def _split(self, x: Tensor) -> Tensor:
+        chosen = x[self.rows] if isinstance(self.rows, slice) else x.index_select(0, self.rows)
+        return chosen.view(self.proteins, self.length, *chosen.shape[1:])
+
+    def _put(self, result: Tensor, values: Tensor) -> None:
+        if isinstance(self.rows, slice):
+            result[self.rows] = values[0]
+        elif self.tokens is None:
+            result.index_copy_(0, self.rows, values.flatten(0, 1))
+        else:
+            result.index_copy_(0, self.rows[self.tokens], values.flatten(0, 1)[self.tokens])
+
+
+def group(bounds: Bounds, heads: int) -> list[Group]:
+    """Groups the proteins of a batch, the longest first.
+
+    Args:
+        bounds: Of proteins of at least one token.
+        heads: Attention heads.
+    """
+    groups = []
+    for members, length in _plan(heads, [end - start for start, end in bounds]):
+        if len(members) == 1:
+            groups.append(Group(slice(*bounds[members[0]]), 1, length))
+            continue
+        starts = torch.tensor([bounds[member][0] for member in members])[:, None]
+        ends = torch.tensor([bounds[member][1] for member in members])[:, None]
+        rows = starts + torch.arange(length)
+        padding = rows >= ends
+        if not bool(padding.any()):
+            groups.append(Group(rows.flatten(), len(members), length))
+            continue
+        tokens = (~padding).flatten().nonzero().squeeze(-1)
+        groups.append(Group(rows.where(~padding, starts).flatten(), len(members), length, tokens, padding))
+    return groups
 
 
 def kept_scores(heads: int, lengths: Sequence[int]) -> int:
@@ -37,28 +124,33 @@ def kept_scores(heads: int, lengths: Sequence[int]) -> int:
         heads: Attention heads.
         lengths: Tokens of each protein.
     """
-    return sum(heads * length * length for length, kept in zip(lengths, _kept(heads, lengths), strict=True) if kept)
+    sizes = [len(members) * heads * length * length for members, length in _plan(heads, lengths)]
+    return sum(size for size, kept in zip(sizes, _fit(sizes), strict=True) if kept)
 
 
 class TiledAttention(torch.autograd.Function):
-    """Attention within proteins, ``apply(query, key, value, bounds, alibi)``; tensors (tokens, heads, head_size).
+    """Attention within proteins, ``apply(query, key, value, groups, alibi)``; tensors (tokens, heads, head_size).
 
     An active autocast would cast what is computed here, so both passes leave it.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: Bounds, alibi: Alibi | None) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], alibi: Alibi | None
+    ) -> Tensor:
         """Attends; queries are scaled already."""
         result = torch.empty_like(query)
-        room = _Room(query, bounds, keeps=any(ctx.needs_input_grad))
+        buffers = _ScoreBuffers(query, groups, keeps=any(ctx.needs_input_grad))
         with torch.autocast("cpu", enabled=False):
-            for index, rows in enumerate(itertools.starmap(slice, bounds)):
-                queries, keys, values = (_heads_first(x, rows) for x in (query, key, value))
-                for heads, scores in room.tiles(index):
-                    _probabilities(queries[heads], keys[heads], scores, alibi, heads)
-                    result[rows, heads] = torch.bmm(scores, values[heads]).transpose(0, 1)
-        ctx.save_for_backward(query, key, value, result, *room.kept)
-        ctx.bounds, ctx.alibi = bounds, alibi
+            for index, proteins in enumerate(groups):
+                queries, keys, values = (proteins.take(x) for x in (query, key, value))
+                attended = torch.empty_like(queries)
+                for part, scores in buffers.tiles(index):
+                    _probabilities(queries[part], keys[part], scores, proteins, alibi, part)
+                    torch.bmm(scores, values[part], out=attended[part])
+                proteins.put(result, attended)
+        ctx.save_for_backward(query, key, value, result, *buffers.kept)
+        ctx.groups, ctx.alibi = groups, alibi
         return result
 
     @staticmethod
@@ -67,59 +159,63 @@ class TiledAttention(torch.autograd.Function):
         """The gradients of queries, keys and values."""
         query, key, value, result, *kept = ctx.saved_tensors
         for_query, for_key, for_value = (torch.empty_like(x) for x in (query, key, value))
-        room, other = _Room(query, ctx.bounds, kept=kept), _Room(query, ctx.bounds)
+        probabilities, slopes = _ScoreBuffers(query, ctx.groups, kept=kept), _ScoreBuffers(query, ctx.groups)
         with torch.autocast("cpu", enabled=False):
             gradients_and_deltas, values_and_ones = _extended(gradient, value, result)
-            for index, rows in enumerate(itertools.starmap(slice, ctx.bounds)):
-                queries, keys, values, deltas = (
-                    _heads_first(x, rows) for x in (query, key, values_and_ones, gradients_and_deltas)
+            for index, proteins in enumerate(ctx.groups):
+                queries, keys, values = (proteins.take(x) for x in (query, key, values_and_ones))
+                deltas = proteins.clear_padding(proteins.take(gradients_and_deltas), 1)
+                # Transposed beforehand: matmuls with transposed scores as the left operand take 1.5x as long.
+                queries_first = proteins.take_transposed(query)
+                gradients_first = proteins.clear_padding(proteins.take_transposed(gradient), 2)
+                query_gradients, key_gradients, value_gradients = (
+                    torch.empty_like(x) for x in (queries, queries_first, gradients_first)
                 )
-                # Head size first: products with transposed scores on the left are half as slow again.
-                queries_first, gradients_first = (_head_size_first(x, rows) for x in (query, gradient))
-                for (heads, scores), (_, slope) in zip(room.tiles(index), other.tiles(index), strict=True):
-                    if not room.is_kept[index]:
-                        _probabilities(queries[heads], keys[heads], scores, ctx.alibi, heads)
-                    for_value[rows, heads] = torch.bmm(gradients_first[heads], scores).permute(2, 0, 1)
-                    torch.bmm(deltas[heads], values[heads].transpose(1, 2), out=slope)
+                for (part, scores), (_, slope) in zip(probabilities.tiles(index), slopes.tiles(index), strict=True):
+                    if not probabilities.is_kept[index]:
+                        _probabilities(queries[part], keys[part], scores, proteins, ctx.alibi, part)
+                    torch.bmm(gradients_first[part], scores, out=value_gradients[part])
+                    torch.bmm(deltas[part], values[part].transpose(1, 2), out=slope)
                     slope.mul_(scores)
-                    for_query[rows, heads] = torch.bmm(slope, keys[heads]).transpose(0, 1)
-                    for_key[rows, heads] = torch.bmm(queries_first[heads], slope).permute(2, 0, 1)
+                    torch.bmm(slope, keys[part], out=query_gradients[part])
+                    torch.bmm(queries_first[part], slope, out=key_gradients[part])
+                proteins.put(for_query, query_gradients)
+                proteins.put_transposed(for_key, key_gradients)
+                proteins.put_transposed(for_value, value_gradients)
         return for_query, for_key, for_value, None, None
 
 
 @dataclasses.dataclass
-class _Room:
-    """Where the scores of a call lie: kept ones in memory of their own, the others in one buffer, tile by tile."""
+class _ScoreBuffers:
+    """Memory for the scores of a call: kept ones have their own, the others share one buffer, tile by tile."""
 
     query: Tensor
-    bounds: Bounds
+    groups: Sequence[Group]
     keeps: bool = False
     kept: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         self.heads = self.query.shape[1]
-        self.lengths = [end - start for start, end in self.bounds]
-        self.is_kept = [False] * len(self.lengths)
-        if self.keeps or self.kept:
-            self.is_kept = _kept(self.heads, self.lengths)
-        sizes = [self.heads * length * length * kept for length, kept in zip(self.lengths, self.is_kept, strict=True)]
-        self.starts = [0, *itertools.accumulate(sizes)]
+        sizes = [self.heads * each.proteins * each.length**2 for each in self.groups]
+        self.is_kept = _fit(sizes) if self.keeps or self.kept else [False] * len(sizes)
+        self.starts = [0, *itertools.accumulate(size * kept for size, kept in zip(sizes, self.is_kept, strict=True))]
         if self.keeps:
             self.kept = [self.query.new_empty(self.starts[-1])]
-        longest = max((n for n, kept in zip(self.lengths, self.is_kept, strict=True) if not kept), default=0)
-        # Equal runs of heads may have up to one head more than the tile holds.
-        self.buffer = self.query.new_empty(min(self.heads * longest**2, TILE + longest**2))
+        tiles = [
+            self._step(each) * each.length**2 for each, kept in zip(self.groups, self.is_kept, strict=True) if not kept
+        ]
+        self.buffer = self.query.new_empty(max(tiles, default=0))
 
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        """Cuts one protein's attention into equal runs of heads with about ``TILE`` scores, at least one head.
+        """Cuts one group's matrices into equal runs with about ``TILE`` scores, at least one matrix.
 
         Yields:
-            The heads, and room for their scores, shape (heads, length, length).
+            The matrices, and memory for their scores, shape (matrices, length, length).
         """
-        length = self.lengths[index]
-        step = math.ceil(self.heads / math.ceil(self.heads * length * length / TILE))
-        for first in range(0, self.heads, step):
-            count = min(step, self.heads - first)
+        proteins = self.groups[index]
+        matrices, length, step = self.heads * proteins.proteins, proteins.length, self._step(proteins)
+        for first in range(0, matrices, step):
+            count = min(step, matrices - first)
             shape = (count, length, length)
             if self.is_kept[index]:
                 start = self.starts[index] + first * length * length
@@ -127,33 +223,58 @@ class _Room:
             else:
                 yield slice(first, first + count), self.buffer[: math.prod(shape)].view(shape)
 
-
-def _kept(heads: int, lengths: Sequence[int]) -> list[bool]:
-    totals = itertools.accumulate(heads * length * length for length in lengths)
-    return [total <= KEPT for total in totals]
-
-
-def _heads_first(x: Tensor, rows: slice) -> Tensor:
-    # A copy: torch multiplies no strided batches in place, and would copy each operand each time.
-    return x[rows].transpose(0, 1).contiguous()
+    def _step(self, proteins: Group) -> int:
+        matrices = self.heads * proteins.proteins
+        return math.ceil(matrices / math.ceil(matrices * proteins.length**2 / TILE))
 
 
-def _head_size_first(x: Tensor, rows: slice) -> Tensor:
-    return x[rows].permute(1, 2, 0).contiguous()
+def _plan(heads: int, lengths: Sequence[int]) -> list[tuple[list[int], int]]:
+    """Which proteins attend together, and the length to which they are filled up.
+
+    All scores of a group of several fit into one tile.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    plan, first = [], 0
+    while first < len(order):
+        longest = lengths[order[first]]
+        length = math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
+        shortest = length - max(LENGTH_STEP, int(length * _MOST_PADDING))
+        room = TILE // (heads * length * length)
+        last = first + 1
+        while last < len(order) and last - first < room and lengths[order[last]] > shortest:
+            last += 1
+        size = 1 << ((last - first).bit_length() - 1)
+        plan.append((order[first : first + size], length if size > 1 else longest))
+        first += size
+    return plan
 
 
-def _probabilities(queries: Tensor, keys: Tensor, out: Tensor, alibi: Alibi | None, heads: slice) -> None:
+def _fit(sizes: Sequence[int]) -> list[bool]:
+    """Which groups' scores are kept: from the first on, each that still fits into ``KEPT``."""
+    fit, left = [], KEPT
+    for size in sizes:
+        fit.append(size <= left)
+        left -= size if size <= left else 0
+    return fit
+
+
+def _probabilities(
+    queries: Tensor, keys: Tensor, out: Tensor, proteins: Group, alibi: Alibi | None, part: slice
+) -> None:
     torch.bmm(queries, keys.transpose(1, 2), out=out)
     if alibi is not None:
-        alibi.subtract_from(out, heads)
+        alibi.repeated(proteins.proteins).subtract_from(out, part)
+    if proteins.padding is not None:
+        by_protein = out.view(proteins.proteins, -1, *out.shape[1:])
+        by_protein.masked_fill_(proteins.padding[:, None, None, :], float("-inf"))
     torch.softmax(out, -1, out=out)
 
 
 def _extended(gradient: Tensor, value: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients with minus delta beside them, and values with ones, so that one product gives the difference."""
+    """``[dO | -d_high | -d_low]`` and ``[V | 1 | 1]``, both (tokens, heads, head_size + 2)."""
     wide = torch.promote_types(gradient.dtype, torch.float32)
     delta = (gradient.to(wide) * result).sum(-1, keepdim=True).neg_()
     # In two parts, since what the product subtracts must not be rounded to bf16's eight bits.
-    upper = delta.to(gradient.dtype)
-    lower = (delta - upper).to(gradient.dtype)
-    return torch.cat((gradient, upper, lower), -1), F.pad(value, (0, 2), value=1.0)
+    high = delta.to(gradient.dtype)
+    low = (delta - high).to(gradient.dtype)
+    return torch.cat((gradient, high, low), -1), F.pad(value, (0, 2), value=1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from small_models import close
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from plm_composer.model import tiled_attention
 from plm_composer.model.attention import packed_attention
-from plm_composer.model.tiled_attention import kept_scores
+from plm_composer.model.tiled_attention import group, kept_scores
 
 LENGTHS = (5, 90, 17, 1, 64, 2, 130, 33, 33)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
@@ -69,3 +71,63 @@ def test_it_keeps_what_it_says(kept: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(saved.values()) - given == kept_scores(3, LENGTHS) <= kept
     with torch.no_grad():
         close(packed_attention(query, key, value, CU_SEQLENS, max(LENGTHS), "cpu"), result, 1e-12)
+
+
+TINY = (3, 9, 8, 12, 7, 1, 15, 10, 8, 8, 40, 37, 9, 11, 2)
+"""Peptides, of which some attend together, filled up and not."""
+
+
+def bounds_of(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    edges = [0, *itertools.accumulate(lengths)]
+    return list(itertools.pairwise(edges))
+
+
+def run_tiny(backend: str, tensors: list[Tensor], slopes: Tensor | None = None) -> list[Tensor]:
+    query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
+    cu_seqlens = torch.tensor([0, *TINY]).cumsum(0).int()
+    result = packed_attention(query, key, value, cu_seqlens, max(TINY), backend, slopes)
+    result.backward(tensors[3])
+    return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
+
+
+def make_tiny() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randn((4, sum(TINY), 3, 8), generator=generator, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kept", [0, 1000, 1 << 30])
+@pytest.mark.parametrize("slopes", [None, torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)], ids=["", "alibi"])
+def test_peptides_together_equal_the_reference(
+    slopes: Tensor | None, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiled_attention, "KEPT", kept)
+    assert len(group(bounds_of(TINY), 3)) < len(TINY) / 2
+    tensors = make_tiny()
+    for one, other in zip(run_tiny("cpu", tensors, slopes), run_tiny("reference", tensors, slopes), strict=True):
+        close(one, other, 1e-12)
+
+
+def test_a_nan_stays_in_its_protein() -> None:
+    clean = run_tiny("cpu", make_tiny())
+    tensors = make_tiny()
+    start, end = bounds_of(TINY)[1]
+    for tensor in tensors:
+        tensor[start:end] = torch.nan
+    for one, other in zip(run_tiny("cpu", tensors), clean, strict=True):
+        assert one[start:end].isnan().all()
+        assert torch.equal(torch.cat([one[:start], one[end:]]), torch.cat([other[:start], other[end:]]))
+
+
+def test_groups_hold_every_token_once() -> None:
+    lengths = (*TINY, *LENGTHS, 1000, 999, 8, 8)
+    bounds = bounds_of(lengths)
+    rows: list[int] = []
+    for each in group(bounds, 20):
+        if isinstance(each.rows, slice):
+            rows += range(each.rows.start, each.rows.stop)
+        else:
+            rows += (each.rows if each.tokens is None else each.rows[each.tokens]).tolist()
+            assert each.proteins & (each.proteins - 1) == 0
+            assert each.length % tiled_attention.LENGTH_STEP == 0
+            assert 20 * each.proteins * each.length**2 <= tiled_attention.TILE
+    assert sorted(rows) == list(range(sum(lengths)))
