@@ -125,6 +125,7 @@ def save_embeddings(path: Path, names: Sequence[str], embeddings: Embeddings) ->
     }
     if embeddings.offsets is not None:
         arrays["offsets"] = embeddings.offsets
+    path = path.resolve()  # what a link points to is replaced, not the link
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         _WRITERS[path.suffix](partial, arrays)

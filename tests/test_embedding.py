@@ -88,6 +88,14 @@ def test_a_million_proteins_are_written_and_read(suffix: str, tmp_path: Path) ->
     assert read[count - 1].shape == (2, 1)
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.npz").symlink_to("real/x.npz")
+    save_embeddings(tmp_path / "link.npz", NAMES, MEANS)
+    assert (tmp_path / "link.npz").is_symlink()
+    assert load_embeddings(tmp_path / "real" / "x.npz")[0] == NAMES
+
+
 @pytest.mark.parametrize("name", ["none/a.npz", "a.txt", "folder.npz", "file/a.npz"])
 def test_an_output_that_cannot_be_written_is_told_first(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()
