@@ -15,7 +15,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from plm_composer.errors import UserError
 from plm_composer.model.alibi import Alibi, alibi_bias, make_alibi
@@ -72,32 +71,50 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = Non
     return attend
 
 
-def prepare_nested(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
-    """For GPUs: the variable-length kernels that torch brings along, reached by its jagged nested tensors.
-
-    Only its fused kernels are allowed: torch 2.7 falls back to a formula whose gradients are wrong, without a word.
+def prepare_flash(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
+    """For GPUs, fp16 and bf16: the FlashAttention kernels that torch brings along (Dao 2023), on ``cu_seqlens``.
 
     Raises:
-        UserError: If there are slopes, for which these kernels have no place.
-        RuntimeError: When called where there is no fused kernel: on CPU, in fp64, or on a GPU that is too old.
+        UserError: If there are slopes: torch's backward pass has no place for them.
+        RuntimeError: When called where there is no such kernel: on CPU, in fp32, or on a GPU that is too old.
     """
-    if slopes is not None:
-        raise UserError("attention_backend: 'nested' knows no ALiBi; leave it out, or choose 'reference' or 'flash'")
-    offsets = cu_seqlens.long()
+    _refuse_slopes("flash", slopes)
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = (
-            torch.nested.nested_tensor_from_jagged(x, offsets=offsets, max_seqlen=max_seqlen).transpose(1, 2)
-            for x in (query, key, value)
-        )
-        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
-            return F.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2).values()
+        size = query.shape[-1]
+        query, key, value = (_widened(x, _FLASH_MULTIPLE) for x in (query, key, value))
+        bounds = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        result: Tensor = torch.ops.aten._flash_attention_forward(
+            query, key, value, *bounds, 0.0, False, False, scale=1.0
+        )[0]
+        return result[..., :size]
 
     return attend
 
 
-def prepare_flash(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
-    """The ``flash-attn`` package: GPU, fp16 and bf16 only."""
+def prepare_efficient(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
+    """For GPUs, fp32: the memory-efficient kernels that torch brings along (Rabe and Staats 2021), on ``cu_seqlens``.
+
+    Raises:
+        UserError: If there are slopes, for which these kernels have no place beside ``cu_seqlens``.
+        RuntimeError: When called where there is no such kernel: on CPU, or in fp64.
+    """
+    _refuse_slopes("efficient", slopes)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        size = query.shape[-1]
+        rows = (_widened(x, _EFFICIENT_MULTIPLE)[None] for x in (query, key, value))
+        bounds = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        result: Tensor = torch.ops.aten._efficient_attention_forward(
+            *rows, None, *bounds, 0.0, _NO_CAUSAL_MASK, torch.is_grad_enabled(), scale=1.0
+        )[0]
+        return result[0, ..., :size]
+
+    return attend
+
+
+def prepare_flash_attn(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = None) -> Attend:
+    """The ``flash-attn`` package: GPU, fp16 and bf16 only; the one that computes ALiBi."""
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -114,9 +131,13 @@ def prepare_flash(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = N
 BACKENDS: dict[str, Backend] = {
     "reference": prepare_reference,
     "cpu": prepare_cpu,
-    "nested": prepare_nested,
     "flash": prepare_flash,
+    "efficient": prepare_efficient,
+    "flash_attn": prepare_flash_attn,
 }
+_FLASH_MULTIPLE, _EFFICIENT_MULTIPLE = 8, 8
+"""What these kernels want head sizes to be multiples of."""
+_NO_CAUSAL_MASK = 0
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, alibi: bool = False) -> str:
@@ -125,9 +146,10 @@ def choose_backend(device: torch.device, dtype: torch.dtype, alibi: bool = False
         return "cpu"
     if device.type != "cuda" or dtype == torch.float64:
         return "reference"
-    if dtype in (torch.float16, torch.bfloat16) and _has_flash_attention():
-        return "flash"
-    return "reference" if alibi else "nested"
+    half = dtype in (torch.float16, torch.bfloat16)
+    if alibi:
+        return "flash_attn" if half and _has_flash_attention() else "reference"
+    return "flash" if half else "efficient"
 
 
 def packed_attention(
@@ -200,6 +222,17 @@ def prepare_recording(attention_mask: Tensor, maps: list[Tensor], slopes: Tensor
         return (probabilities.to(value.dtype) @ value).transpose(1, 2)
 
     return attend
+
+
+def _refuse_slopes(backend: str, slopes: Tensor | None) -> None:
+    if slopes is not None:
+        raise UserError(f"attention: {backend!r} knows no ALiBi; choose 'reference' or 'flash_attn'")
+
+
+def _widened(x: Tensor, multiple: int) -> Tensor:
+    """Heads filled up with zeros, which change no score: queries are scaled beforehand."""
+    rest = -x.shape[-1] % multiple
+    return F.pad(x, (0, rest)) if rest else x
 
 
 @functools.cache

@@ -46,11 +46,11 @@ def run(backend: str, tensors: list[Tensor], cu_seqlens: Tensor, longest: int) -
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)], ids=str
 )
 def test_backend_equals_reference(backend: str, name: str, device: str, dtype: torch.dtype, tolerance: float) -> None:
-    if backend == "flash" and not (device == "cuda" and importlib.util.find_spec("flash_attn")):
+    if backend == "flash_attn" and not (device == "cuda" and importlib.util.find_spec("flash_attn")):
         pytest.skip("flash-attn and a GPU are needed")
-    if backend == "flash" and dtype != torch.bfloat16:
-        pytest.skip("flash-attn knows no such precision")
-    if backend == "nested" and (device != "cuda" or dtype == torch.float64):
+    if backend in ("flash", "flash_attn") and dtype != torch.bfloat16:
+        pytest.skip("flash attention knows no such precision")
+    if backend in ("flash", "efficient") and (device != "cuda" or dtype == torch.float64):
         pytest.skip("torch's variable-length kernels need a GPU and know no fp64")
     if backend == "cpu" and device != "cpu":
         pytest.skip("a CPU backend")
@@ -63,11 +63,17 @@ def test_backend_equals_reference(backend: str, name: str, device: str, dtype: t
         close(one.double() / size, other / size, tolerance)
 
 
-def test_nested_refuses_where_torch_would_get_gradients_wrong() -> None:
-    """The fallback of torch 2.7 for jagged tensors gives right results and wrong gradients."""
-    tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float32)
-    with pytest.raises(RuntimeError):
-        packed_attention(*tensors[:3], cu_seqlens, 130, "nested")
+@pytest.mark.parametrize("backend", ["flash", "efficient"])
+@pytest.mark.parametrize("size", [16, 10])
+def test_kernels_of_gpus_take_what_they_are_given(backend: str, size: int) -> None:
+    """On the ``meta`` device torch checks arguments and shapes without any kernel."""
+    tensors, _ = make(LENGTHS["many"], "cpu", torch.bfloat16, size)
+    tensors = [x.to("meta") for x in tensors]
+    cu_seqlens = torch.empty(len(LENGTHS["many"]) + 1, dtype=torch.int32, device="meta")
+    if backend == "flash":
+        assert {result.shape for result in run(backend, tensors, cu_seqlens, 130)} == {tensors[0].shape}
+    else:  # of whose backward pass torch 2.7 has no shapes
+        assert packed_attention(*tensors[:3], cu_seqlens, 130, backend).shape == tensors[0].shape
 
 
 def test_cpu_backend_keeps_fp32_under_autocast() -> None:
@@ -77,10 +83,11 @@ def test_cpu_backend_keeps_fp32_under_autocast() -> None:
         close(packed_attention(*tensors[:3], cu_seqlens, 130, "cpu"), expected, 1e-5)
 
 
-def test_nested_refuses_alibi() -> None:
+@pytest.mark.parametrize("backend", ["flash", "efficient"])
+def test_kernels_without_alibi_refuse_it(backend: str) -> None:
     tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float32)
-    with pytest.raises(UserError, match="'nested' knows no ALiBi"):
-        packed_attention(*tensors[:3], cu_seqlens, 130, "nested", alibi_slopes(3))
+    with pytest.raises(UserError, match=f"'{backend}' knows no ALiBi"):
+        packed_attention(*tensors[:3], cu_seqlens, 130, backend, alibi_slopes(3))
 
 
 def test_cpu_backend_passes_gradcheck() -> None:
@@ -91,7 +98,8 @@ def test_cpu_backend_passes_gradcheck() -> None:
 
 def test_choice_of_backend() -> None:
     assert choose_backend(torch.device("cpu"), torch.bfloat16) == "cpu"
-    assert choose_backend(torch.device("cuda"), torch.float32) == "nested"
+    assert choose_backend(torch.device("cuda"), torch.float32) == "efficient"
+    assert choose_backend(torch.device("cuda"), torch.bfloat16) == "flash"
     assert choose_backend(torch.device("cuda"), torch.float64) == "reference"
     assert choose_backend(torch.device("cuda"), torch.float32, alibi=True) == "reference"
     assert choose_backend(torch.device("mps"), torch.float32) == "reference"
