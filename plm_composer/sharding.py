@@ -46,6 +46,9 @@ def make_sharding(section: Mapping[str, Any] | None, processes: int) -> Sharding
     """
     if section is None:
         return None
+    for name in ("activation_checkpointing", "activation_cpu_offload"):
+        if name in section:
+            raise UserError(f"fsdp_config.{name}: leave it out, and set activation_checkpointing beside fsdp_config")
     # A mesh is no value of a YAML; Composer makes it from the degrees.
     check_arguments("fsdp_config", ShardingConfig, section, given=("device_mesh",))
     config = ShardingConfig(**section)

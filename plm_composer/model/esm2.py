@@ -241,10 +241,6 @@ class ESM2(nn.Module):
         """Composer asks which modules to shard on their own: the blocks. The table and both its users stay together."""
         return isinstance(module, ESM2Block)
 
-    def activation_checkpointing_fn(self, module: nn.Module) -> bool:
-        """Composer asks which modules to recompute in the backward pass: the blocks."""
-        return isinstance(module, ESM2Block)
-
     def _run(self, block: nn.Module, x: Tensor, layout: Layout) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)  # type: ignore

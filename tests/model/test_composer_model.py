@@ -184,9 +184,8 @@ def test_trains_and_evaluates_under_composer(form: str, tmp_path: Path) -> None:
     trainer.close()
 
 
-def test_sharding_and_checkpointing_hooks_name_the_blocks() -> None:
+def test_the_hook_of_sharding_names_the_blocks() -> None:
     model = ESM2ComposerModel(make_model()).model
-    for hook in (model.fsdp_wrap_fn, model.activation_checkpointing_fn):
-        assert [module for module in model.modules() if hook(module)] == list(model.blocks)
+    assert [module for module in model.modules() if model.fsdp_wrap_fn(module)] == list(model.blocks)
     assert all(isinstance(block, ESM2Block) for block in model.blocks)
     assert SMALL.num_hidden_layers == len(model.blocks)
