@@ -15,6 +15,7 @@ from composer.utils import dist
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
 from plm_composer.errors import UserError
+from plm_composer.hardware import synchronize
 
 _WRITTEN_PER_SECOND = 200e6
 """Bytes of a checkpoint or an export, assumed until one was written."""
@@ -183,16 +184,25 @@ def estimate_evaluation(state: State) -> float:
     seconds = 0.0
     training = state.model.training
     state.model.eval()
+    device = torch.device("cuda" if state.device.name == "gpu" else "cpu")
+
+    def evaluate(batch: Any) -> None:
+        with torch.no_grad(), get_precision_context(state.precision):
+            state.model(state.device.batch_to_device(batch))
+
     for evaluator in state.evaluators:
         batches = evaluator.dataloader.dataloader
         subset = evaluator.subset_num_batches
         number = len(batches) if subset in (None, -1) else min(subset, len(batches))
         # All are bounded by the same number of tokens. Every process computes as many, as sharded models need.
         chosen = sorted({(2 * part + 1) * number // (2 * _CALIBRATION_BATCHES) for part in range(_CALIBRATION_BATCHES)})
+        if device.type == "cuda":
+            evaluate(batches[chosen[0]])  # The first batch of a GPU loads its kernels.
+        synchronize(device)
         start = time.perf_counter()
         for index in chosen:
-            with torch.no_grad(), get_precision_context(state.precision):
-                state.model(state.device.batch_to_device(batches[index]))
+            evaluate(batches[index])
+        synchronize(device)
         seconds += (time.perf_counter() - start) * number / len(chosen)
     state.model.train(training)
     return seconds
