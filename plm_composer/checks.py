@@ -89,7 +89,7 @@ def _check_names(config: TrainConfig) -> None:
     Composer fills ``{rank}`` and its like into the folder of checkpoints alone: the run's own would be another.
     """
     for key in ("run_name", "run_folder"):
-        name = str(getattr(config, key))
+        name = str(getattr(config, key)).replace("${run_name}", "run")
         if "{" in name or "}" in name:
             raise UserError(f"{key} is {name!r}; leave out the braces")
         if not name.strip() or "\0" in name:
