@@ -26,7 +26,7 @@ $(VENV)/.installed-%: $(VENV)/.installed
 
 # In a folder of its own, for the tests that read its folders and have it read ours: the package itself needs 4.
 $(VENV)/.installed-transformers5: $(VENV)/.installed-test
-	$(VENV)/bin/pip install --quiet --upgrade --target $(VENV)/transformers5 'transformers>=5.6,<6'
+	$(VENV)/bin/pip install --quiet --no-warn-conflicts --upgrade --target $(VENV)/transformers5 'transformers>=5.6,<6'
 	@touch $@
 
 install: $(VENV)/.installed
