@@ -1,6 +1,7 @@
 # make train   train ESM2-8M on the bundled sample
 # make test    run the quick tests
 # make test-faults  the slow tests: those that kill, stop and damage things, and many processes
+# make test-lowest  what reads and writes people's files, with the oldest packages that pyproject.toml allows
 # make lint    linter, formatter and type checker
 # make install the environment alone
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.10; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
 
-.PHONY: install train test test-faults lint gpu-check
+.PHONY: install train test test-faults test-lowest lint gpu-check
 .DEFAULT_GOAL := train
 
 # A stamp for each extra, so that a second call installs nothing and a changed pyproject.toml installs again.
@@ -39,6 +40,18 @@ test: $(VENV)/.installed-transformers5
 
 test-faults: $(VENV)/.installed-transformers5
 	$(VENV)/bin/python -m pytest -m "faults or slow"
+
+LOWEST := .venv-lowest
+$(LOWEST)/.installed: pyproject.toml | $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $(LOWEST)
+	VIRTUAL_ENV=$(LOWEST) $(VENV)/bin/uv pip install --quiet --resolution lowest-direct --editable '.[studies,tensorboard]'
+	VIRTUAL_ENV=$(LOWEST) $(VENV)/bin/uv pip install --quiet 'pytest>=8' 'hypothesis>=6' biopython fair-esm==2.0.0
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest tests/files tests/shards/test_tables.py tests/shards/test_rows.py tests/test_cli.py \
+	tests/test_components.py tests/test_config.py tests/test_embedding.py tests/model/test_foreign_folders.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

@@ -73,12 +73,17 @@ def test_every_format_gives_back_what_was_written(tmp_path: Path, texts: list[st
         lambda texts: pa.array([text.encode() for text in texts], pa.binary()),
         lambda texts: pa.array([list(text) for text in texts]),
         lambda texts: pa.array([[text] for text in texts]),
-        lambda texts: pa.array(texts, pa.string_view()),
     ],
-    ids=["large", "dictionary", "bytes", "letters", "list of one", "view"],
+    ids=["large", "dictionary", "bytes", "letters", "list of one"],
 )
 def test_any_type_of_text(values_of: Any, tmp_path: Path) -> None:
     pq.write_table(pa.table({"sequence": values_of(PEPTIDES)}), tmp_path / "x.parquet")
+    assert values(tmp_path / "x.parquet") == PEPTIDES
+
+
+@pytest.mark.skipif(not hasattr(pa, "string_view"), reason="a pyarrow without string views")
+def test_views_of_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"sequence": pa.array(PEPTIDES, pa.string_view())}), tmp_path / "x.parquet")
     assert values(tmp_path / "x.parquet") == PEPTIDES
 
 
@@ -97,7 +102,7 @@ def test_nested_columns(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"x.{suffix}", rows) for suffix in ("jsonl", "json", "parquet")]
     for path in [*paths, tmp_path / "uniprot.json", tmp_path / "indented.json"]:
         assert values(path, column="sequence.value") == PEPTIDES
-        with pytest.raises(UserError, match=r"holds the fields .*; choose one, such as --column sequence\.value"):
+        with pytest.raises(UserError, match=r"holds the fields .*; choose one, such as --column sequence\.(value|length)"):
             values(path)
     dotted = write(tmp_path / "dotted.csv", [{"a.b": text} for text in PEPTIDES])
     assert values(dotted, column="a.b") == PEPTIDES
