@@ -102,7 +102,9 @@ def test_nested_columns(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"x.{suffix}", rows) for suffix in ("jsonl", "json", "parquet")]
     for path in [*paths, tmp_path / "uniprot.json", tmp_path / "indented.json"]:
         assert values(path, column="sequence.value") == PEPTIDES
-        with pytest.raises(UserError, match=r"holds the fields .*; choose one, such as --column sequence\.(value|length)"):
+        with pytest.raises(
+            UserError, match=r"holds the fields .*; choose one, such as --column sequence\.(value|length)"
+        ):
             values(path)
     dotted = write(tmp_path / "dotted.csv", [{"a.b": text} for text in PEPTIDES])
     assert values(dotted, column="a.b") == PEPTIDES
