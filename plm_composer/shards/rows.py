@@ -116,7 +116,11 @@ class RowSource:
 
     def _encode(self, value: Any, row: int) -> bytes:
         for field in self._fields:
-            value = value.get(field) if isinstance(value, dict) else value
+            if value is None:
+                break
+            if not isinstance(value, dict) or field not in value:
+                raise UserError(f"{self.name}, row {row}: there is no '{self.column}', for want of a '{field}'")
+            value = value[field]
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             # One text, or one that was cut into its letters.
             value = "".join(value) if len(value) == 1 or all(len(part) == 1 for part in value) else value

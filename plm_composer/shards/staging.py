@@ -148,7 +148,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
 def _find_foreign(folder: Path) -> Path | None:
     """The first thing in a folder that no conversion writes; all of it where the manifest is none of ours."""
     if not (folder / MANIFEST_NAME).is_file():
-        return next(iter(sorted(folder.iterdir())))
+        return next(iter(sorted(folder.iterdir())), None)
     try:
         read_manifest(folder)
     except UserError:

@@ -113,8 +113,9 @@ class _Parquet:
         file = self._open()
         with explaining(self._name):
             for batch in file.iter_batches(batch_size=rows, columns=[column]):
-                # A field that is not there selects nothing.
-                yield batch.column(0).to_pylist() if batch.num_columns else [None] * batch.num_rows
+                if not batch.num_columns:
+                    raise UserError(f"{self._name}: no column '{column}', though there is the first part of the name")
+                yield batch.column(0).to_pylist()
 
     def _open(self) -> Any:
         with explaining(self._name):
@@ -196,14 +197,20 @@ def _is_object(text: str) -> bool:
 
 
 def _rows_of(document: Any, name: str) -> Iterator[dict[str, Any]]:
-    if isinstance(document, dict):
-        tables = [value for value in document.values() if isinstance(value, list) and value and _are_rows(value)]
-        document = tables[0] if len(tables) == 1 else [document]
-    return (_as_row(row, name) for row in (document if isinstance(document, list) else [document]))
+    rows = document if isinstance(document, list) else _table_in(document) or [document]
+    return (_as_row(row, name) for row in rows)
 
 
-def _are_rows(values: list[Any]) -> bool:
-    return all(isinstance(value, dict) for value in values)
+def _table_in(document: Any) -> list[Any] | None:
+    """The one array of objects in an object that holds nothing else but numbers and what is empty.
+
+    A record, which may hold an array of objects too, has some text.
+    """
+    values = [value for value in document.values() if value] if isinstance(document, dict) else []
+    others = [value for value in values if not isinstance(value, int | float)]
+    if len(others) == 1 and isinstance(others[0], list) and all(isinstance(row, dict) for row in others[0]):
+        return others[0]
+    return None
 
 
 def _as_row(value: Any, place: str) -> dict[str, Any]:

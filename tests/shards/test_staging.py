@@ -95,6 +95,12 @@ def test_another_programs_manifest_is_no_dataset(tmp_path):
     assert names(tmp_path / "app") == [MANIFEST_NAME]
 
 
+def test_an_empty_folder_beside_the_output_is_no_hindrance(tmp_path):
+    (tmp_path / "out.replaced").mkdir()
+    publish(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
 @pytest.mark.parametrize("suffix", ["partial", "replaced"])
 def test_a_folder_of_somebody_elses_beside_the_output_is_left_alone(tmp_path, suffix):
     other = tmp_path / f"out.{suffix}"

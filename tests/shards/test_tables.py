@@ -110,6 +110,21 @@ def test_nested_columns(tmp_path: Path) -> None:
     assert values(dotted, column="a.b") == PEPTIDES
 
 
+def test_a_record_is_no_table_though_it_holds_one(tmp_path: Path) -> None:
+    record = {"sequence": "MKV", "features": [{"type": "helix"}, {"type": "sheet"}]}
+    for name in ("x.jsonl", "x.json"):
+        (tmp_path / name).write_text(json.dumps(record) + "\n")
+        assert values(tmp_path / name) == ["MKV"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_a_field_that_is_not_there_is_told(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"x.{suffix}", [{"sequence": {"value": "MKV", "length": 3}}])
+    with pytest.raises(UserError, match=r"no (column )?'sequence\.valeu'"):
+        values(path, column="sequence.valeu")
+    assert values(write(tmp_path / "null.jsonl", [{"sequence": None}]), column="sequence.value") == [""]
+
+
 def test_quotes_line_ends_and_marks_of_spreadsheets(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b'\xef\xbb\xbfid,sequence\r\n"a, ""b""","MK\r\nV"\r\nc,MA\r\n')
     assert [text.split() for text in values(tmp_path / "x.csv")] == [["MK", "V"], ["MA"]]
