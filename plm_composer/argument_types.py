@@ -14,7 +14,7 @@ _NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: 
 
 
 def hints_of(target: Any) -> dict[str, Any]:
-    """The annotation of each argument of a class or function; those that cannot be resolved are left out."""
+    """The annotation of each argument of a class or function; empty where one cannot be resolved."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(function)

@@ -118,6 +118,8 @@ def save_embeddings(path: Path, names: Sequence[str], embeddings: Embeddings) ->
     Raises:
         UserError: The ending is unknown or the file cannot be written.
     """
+    if odd := next((name for name in names if "\n" in name), None):
+        raise UserError(f"{path}: the name {odd!r} has a line end; take it out")
     text = "\n".join(names).encode("utf-8")
     arrays: dict[str, npt.NDArray[Any]] = {
         "embeddings": embeddings.values,

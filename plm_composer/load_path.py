@@ -62,12 +62,12 @@ def check_progress(config: TrainConfig, state: State) -> None:
         return
     key, path = _find(config)
     before = yaml.safe_load(record.loaded)
-    same = (str(before["max_duration"]), before["budget"]) == (str(config.max_duration), config.budget)
+    same = (str(before["max_duration"]), before.get("budget")) == (str(config.max_duration), config.budget)
+    own = config.autoresume and before.get("run_name") == config.run_name
     wanted = ensure_time(config.max_duration, "ep")
     done = state.timestamp.get(wanted.unit)
     within = done == wanted and wanted.unit == TimeUnit.EPOCH and state.timestamp.batch_in_epoch > 0
-    nothing_left = done >= wanted if key == "load_path" else not same and (done > wanted or within)
-    if nothing_left:
+    if (not same and (done > wanted or within)) if own else done >= wanted:
         trained = f"more than {done.to_timestring()}" if within else done.to_timestring()
         raise UserError(
             f"{key}: {path} has trained {trained}, and max_duration is {config.max_duration}; give a longer one, or "

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,9 +139,8 @@ def prepare(config: TrainConfig) -> RunFolder:
             )
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        with (folder.path / f"partial-{folder.config.name}").open("w"):
+        with tempfile.TemporaryFile(dir=folder.path):
             pass
-        (folder.path / f"partial-{folder.config.name}").unlink()
     except OSError as error:
         raise UserError(f"run_folder: cannot write {folder.path}: {error.strerror}") from error
     return folder
@@ -159,8 +159,11 @@ def _check_files(folder: RunFolder) -> None:
 
 
 def _is_ours(path: Path, judge: Callable[[str], bool]) -> bool:
-    with path.open(errors="replace") as file:
-        first = file.readline()
+    try:
+        with path.open(errors="replace") as file:
+            first = file.readline()
+    except OSError:  # somebody's who keeps it from us
+        return False
     return not first or judge(first)
 
 

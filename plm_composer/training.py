@@ -7,6 +7,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -73,9 +74,9 @@ def train(config: TrainConfig) -> int:
     """
     check_config(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
+    if config.export:  # first: what is refused must not have cost an earlier run its checkpoints
+        _on_rank_zero(lambda: check_export(RunFolder(Path(config.run_folder)).export))
     folder = _on_rank_zero(lambda: run_folder.prepare(config))
-    if config.export:
-        _on_rank_zero(lambda: check_export(folder.export))
     ledger = _on_rank_zero(lambda: _open_ledger(config, folder))
     if dist.get_global_rank() != 0:
         ledger.path = None  # one keeps it for all

@@ -96,6 +96,16 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert load_embeddings(tmp_path / "real" / "x.npz")[0] == NAMES
 
 
+def test_a_name_of_two_lines_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has a line end"):
+        save_embeddings(tmp_path / "x.npz", ["a", "b\nc"], MEANS)
+
+
+def test_a_folder_that_takes_no_files_is_told_first() -> None:
+    with pytest.raises(UserError, match=r"/proc/x\.npz: cannot be written"):
+        check_output(Path("/proc/x.npz"))
+
+
 @pytest.mark.parametrize("name", ["none/a.npz", "a.txt", "folder.npz", "file/a.npz"])
 def test_an_output_that_cannot_be_written_is_told_first(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.npz").mkdir()

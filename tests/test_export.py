@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from disks import SmallDisk
 
+from plm_composer.errors import UserError
 from plm_composer.export import export_model
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -41,3 +43,18 @@ def test_the_card_and_the_summary_load_the_model(changes: dict[str, Any], loader
     ids = torch.tensor([made["tokenizer"]("MKVLA")["input_ids"]])
     loaded = made["model"].eval()(ids)
     torch.testing.assert_close(getattr(loaded, "logits", loaded), model(ids), rtol=0, atol=1e-5)
+
+
+def test_a_full_disk_leaves_the_earlier_export_as_it_was(small_disk: SmallDisk) -> None:
+    disk = small_disk("1M")
+    folder = disk.path / "model"
+    export_model(ESM2(SMALL), folder, None, {})
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="No space left on device"):
+        export_model(ESM2(dataclasses.replace(SMALL, hidden_size=256)), folder, None, {})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_line() -> None:
+    with pytest.raises(UserError, match="cannot write /proc/model"):
+        export_model(ESM2(SMALL), Path("/proc/model"), None, {})

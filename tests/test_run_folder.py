@@ -60,6 +60,12 @@ def test_only_what_a_run_left_is_replaced(tmp_path: Path) -> None:
     assert all(path.exists() for path in theirs)
 
 
+def test_a_file_by_the_name_of_a_partial_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "partial-config.yaml").write_text("precious")
+    prepare(config(tmp_path))
+    assert (tmp_path / "partial-config.yaml").read_text() == "precious"
+
+
 def test_metrics_alone_are_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).metrics.write_text(METRICS)
     with pytest.raises(UserError, match="holds an earlier run"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,23 @@ def test_a_duration_that_has_passed_is_refused_and_the_records_stay(finished_run
     result = run(finished_run.scratch, repository, *command, "run_name=other", start)
     assert result.returncode == 2
     assert "has trained 6ba, and max_duration is 6ba; give a longer one" in result.stderr
+
+
+def test_an_export_that_was_changed_stops_a_replacement_before_it_removes_anything(
+    finished_run, repository, tiny, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "esm2_small"
+    shutil.copytree(finished_run.folder, folder, symlinks=True)
+    card = folder / "export" / "README.md"
+    card.write_text("my own words")
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    result = run(
+        tmp_path, repository, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "save_overwrite=true"
+    )
+    assert result.returncode == 2
+    assert "README.md would be replaced" in result.stderr
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+    assert card.read_text() == "my own words"
 
 
 def run(scratch: Path, repository: Path, script: str, *arguments: object):

@@ -108,7 +108,12 @@ def _is_foreign(path: Path, written: Hashes) -> bool:
         return False
     if path.name == LIST:
         return not written
-    return path.is_symlink() or not path.is_file() or _hash(path) not in written.get(path.name, ())
+    if path.is_symlink() or not path.is_file() or path.name not in written:
+        return True
+    try:
+        return _hash(path) not in written[path.name]
+    except OSError:  # somebody's who keeps it from us
+        return True
 
 
 def _publish(folder: Path, staging: Path, names: list[str], key_file: str) -> None:
