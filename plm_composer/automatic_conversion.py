@@ -91,6 +91,12 @@ def _convert(train: list[Path], val: list[Path], out: Path, data: DataConfig, bu
 def _check_sources(out: Path, inputs: dict[str, list[Path]]) -> None:
     """Checks that shards were made from what the inputs, by split, hold now; those that are gone are taken on trust."""
     made_from = {(source.split, source.name): source for source in read_manifest(out).sources}
+    others = made_from.keys() - {(split, path.name) for split, paths in inputs.items() for path in paths}
+    if others:
+        raise UserError(
+            f"{out} holds the shards of {min(others)[1]}, too, which the config does not name; name another folder "
+            "with data.local, or read these shards as they are: data.local without data.fasta"
+        )
     remembered = _remembered(out)
     stamps = []
     for split, path in ((split, path) for split, paths in inputs.items() for path in paths):

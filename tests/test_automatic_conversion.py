@@ -54,7 +54,7 @@ def test_the_validation_set_may_be_a_file_of_its_own(scratch: Path) -> None:
     assert prepare_shards(data, progress=False) == "data/train"
     splits = read_manifest("data/train").splits
     assert (splits["train"].proteins, splits["val"].proteins) == (3000, 3000)
-    with pytest.raises(UserError, match="data/train holds the shards of other proteins"):
+    with pytest.raises(UserError, match=r"data/train holds the shards of val\.fasta, too"):
         prepare_shards(
             DataConfig(fasta=str(train), val_fasta=str(_write_fasta(scratch / "x.fasta", 3))), progress=False
         )
@@ -86,6 +86,13 @@ def test_a_file_is_read_again_only_when_it_may_have_changed(scratch: Path, monke
     prepare_shards(data, progress=False)
     prepare_shards(data, progress=False)
     assert read == [Path("mine.fasta")]
+
+
+def test_shards_of_more_than_was_asked_for_are_refused(scratch: Path) -> None:
+    train, val = _write_fasta(scratch / "x.fasta", 1), _write_fasta(scratch / "held_out.fasta", 2)
+    prepare_shards(DataConfig(fasta=str(train), val_fasta=str(val)), progress=False)
+    with pytest.raises(UserError, match=r"data/x holds the shards of held_out\.fasta, too"):
+        prepare_shards(DataConfig(fasta=str(train)), progress=False)
 
 
 def test_files_of_one_name_are_told_apart(scratch: Path) -> None:

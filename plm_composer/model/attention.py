@@ -42,7 +42,8 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = Non
     """For CPUs: the tiled attention of ``tiled_attention.py``; torch's fused kernel has a slow bf16 backward.
 
     In bf16, where the processor multiplies it, all products are bf16, as they are in the unfused attention of others.
-    Elsewhere bf16 is computed in fp32. Where no gradient is wanted, torch's kernel is the faster one for wider dtypes.
+    Elsewhere bf16 is computed in fp32. Where no gradient is wanted, torch's kernel is the faster one for wider
+    dtypes, on the same groups.
     """
     bounds = _bounds(cu_seqlens)
 
@@ -63,7 +64,7 @@ def prepare_cpu(cu_seqlens: Tensor, max_seqlen: int, slopes: Tensor | None = Non
         result: Tensor
         if working != torch.bfloat16 and not torch.is_grad_enabled():
             with torch.autocast("cpu", enabled=False):
-                result = _attend_each(query_, key_, value_, bounds, slopes)
+                result = _attend_groups(query_, key_, value_, groups(query.shape[1]), slopes)
         else:
             result = TiledAttention.apply(query_, key_, value_, groups(query.shape[1]), alibi(working))  # type: ignore[no-untyped-call]
         return result.to(query.dtype)
@@ -243,6 +244,21 @@ def _has_flash_attention() -> bool:
 def _bounds(cu_seqlens: Tensor) -> list[tuple[int, int]]:
     edges = cu_seqlens.tolist()
     return [(start, end) for start, end in itertools.pairwise(edges) if end > start]
+
+
+def _attend_groups(query: Tensor, key: Tensor, value: Tensor, groups: list[Group], slopes: Tensor | None) -> Tensor:
+    """One call of torch's attention for each group of proteins."""
+    result = torch.empty_like(query)
+    for each in groups:
+        # Each (proteins, heads, length, head_size): torch has no fused attention for three dimensions.
+        queries, keys, values = (each.split(x).transpose(1, 2) for x in (query, key, value))
+        bias = None if slopes is None else alibi_bias(slopes, each.length).to(query.dtype)[None]
+        if each.padding is not None:
+            hidden = torch.zeros(each.padding.shape, dtype=query.dtype).masked_fill_(each.padding, float("-inf"))
+            bias = hidden[:, None, None, :] if bias is None else bias + hidden[:, None, None, :]
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
+        each.put(result, attended.flatten(0, 1))
+    return result
 
 
 def _attend_each(

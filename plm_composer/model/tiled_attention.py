@@ -57,11 +57,11 @@ class Group:
 
     def take(self, x: Tensor) -> Tensor:
         """(tokens, heads, size) to one contiguous matrix (length, size) a protein and head."""
-        return self._split(x).transpose(1, 2).contiguous().flatten(0, 1)
+        return self.split(x).transpose(1, 2).contiguous().flatten(0, 1)
 
     def take_transposed(self, x: Tensor) -> Tensor:
         """(tokens, heads, size) to one contiguous matrix (size, length) a protein and head."""
-        return self._split(x).permute(0, 2, 3, 1).contiguous().flatten(0, 1)
+        return self.split(x).permute(0, 2, 3, 1).contiguous().flatten(0, 1)
 
     def put(self, result: Tensor, matrices: Tensor) -> None:
         """Writes matrices (length, size) to their tokens of ``result``, (tokens, heads, size)."""
@@ -80,7 +80,8 @@ class Group:
             matrices.view(self.proteins, -1, *matrices.shape[1:]).masked_fill_(self.padding.view(shape), 0.0)
         return matrices
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> Tensor:
+        """(tokens, heads, size) to (proteins, length, heads, size)."""
         chosen = x[self.rows] if isinstance(self.rows, slice) else x.index_select(0, self.rows)
         return chosen.view(self.proteins, self.length, *chosen.shape[1:])
 

@@ -107,6 +107,16 @@ def test_peptides_together_equal_the_reference(
         close(one, other, 1e-12)
 
 
+@pytest.mark.parametrize("slopes", [None, torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)], ids=["", "alibi"])
+@torch.no_grad()
+def test_peptides_together_equal_the_reference_without_gradients(slopes: Tensor | None) -> None:
+    cu_seqlens = torch.tensor([0, *TINY]).cumsum(0).int()
+    one, other = (
+        packed_attention(*make_tiny()[:3], cu_seqlens, max(TINY), backend, slopes) for backend in ("cpu", "reference")
+    )
+    close(one, other, 1e-12)
+
+
 def test_a_nan_stays_in_its_protein() -> None:
     clean = run_tiny("cpu", make_tiny())
     tensors = make_tiny()
