@@ -21,7 +21,8 @@ from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.fair_esm import from_fair_esm
-from plm_composer.model.huggingface import config_to_huggingface, from_huggingface
+from plm_composer.model.huggingface_config import config_to_huggingface
+from plm_composer.model.huggingface_weights import from_huggingface
 from plm_composer.tokenizer import MASK_ID, PAD_ID
 
 SHAPES = [

@@ -15,7 +15,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from plm_composer.errors import UserError
 from plm_composer.model.config import PRESETS, ESM2Config, flops_per_token, parameter_count, training_flops
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import config_to_huggingface
+from plm_composer.model.huggingface_config import config_to_huggingface
 
 
 @pytest.mark.parametrize("name", PRESETS)

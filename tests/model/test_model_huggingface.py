@@ -18,14 +18,9 @@ from transformers import logging as transformers_logging
 from plm_composer.errors import UserError
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.huggingface import (
-    config_to_huggingface,
-    from_huggingface,
-    load_huggingface,
-    read_config,
-    save_huggingface,
-    to_huggingface,
-)
+from plm_composer.model.huggingface import load_huggingface, read_config, save_huggingface
+from plm_composer.model.huggingface_config import config_to_huggingface
+from plm_composer.model.huggingface_weights import from_huggingface, to_huggingface
 from plm_composer.model.naming import inexpressible
 from plm_composer.tokenizer import VOCABULARY, encode
 
