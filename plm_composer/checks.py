@@ -94,7 +94,7 @@ def _check_names(config: TrainConfig) -> None:
             raise UserError(f"{key} is {name!r}; leave out the braces")
         if not name.strip() or "\0" in name:
             raise UserError(f"{key} is {name!r}; it must name a folder")
-    if ".." in str(config.run_name).split("/"):
+    if {"", ".", ".."} & set(str(config.run_name).split("/")):  # by which two names would be one folder
         raise UserError(f"run_name is {config.run_name!r}; name another place with run_folder, and the run without ..")
     for name, arguments in (config.data.streams or {}).items():
         check_arguments(f"data.streams.{name}", Stream, arguments)

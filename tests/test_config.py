@@ -160,6 +160,8 @@ WRONG = {
     "run_name='x{rank}'": "run_name is 'x{rank}'; leave out the braces",
     "run_folder='x/{run_name}'": "run_folder is 'x/{run_name}'; leave out the braces",
     "run_name=../x": "run_name is '../x'; name another place with run_folder",
+    "run_name=a/./x": "run_name is 'a/./x'; name another place with run_folder",
+    "run_name=a/": "run_name is 'a/'; name another place with run_folder",
     "run_name=' '": "run_name is ' '; it must name a folder",
     "run_folder=${nowhere}": "run_folder: Interpolation key 'nowhere' not found",
 }
