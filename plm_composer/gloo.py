@@ -1,38 +1,44 @@
-"""Corrections for FSDP2 on CPUs. torch has no public settings for them; on GPUs nothing changes."""
+"""Corrections for FSDP2 on CPUs. On GPUs nothing changes."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-import torch
-from torch.distributed import ProcessGroup
 from torch.distributed.fsdp._fully_shard import _fsdp_collectives, _fsdp_param_group
 
 _divide_factors = _fsdp_collectives._get_gradient_divide_factors
 _foreach_reduce = _fsdp_collectives.foreach_reduce
+_SIGNATURE = inspect.signature(_divide_factors)
+_CAN_ADD_UP = "force_sum_reduction_for_comms" in _SIGNATURE.parameters
+"""Whether torch has a switch for sums, as it does from 2.8 on."""
 
 
 def correct_fsdp_on_cpus() -> None:
-    """Has FSDP2 on CPUs reduce gradients to their mean, over all processes or over groups of them (HSDP).
+    """Makes FSDP2 on CPUs reduce gradients to their mean, over all processes or over groups of them (HSDP).
 
-    torch 2.7 asks gloo for the mean, which gloo does not know: ``reduce_scatter`` gives the sum instead, without a
-    word, and ``all_reduce``, which HSDP needs, refuses. Gradients as many times too large as there are ranks Adam
-    hardly feels, but gradient clipping and SGD do. And HSDP insists on an event, which streams of CPUs do not give.
+    torch asks gloo for the mean, which gloo does not know: ``reduce_scatter`` gives the sum instead, and says nothing,
+    and ``all_reduce``, which HSDP needs, refuses. Gradients as many times too large as there are ranks hardly change
+    Adam's steps, but gradient clipping and SGD's. torch 2.7 also insists on an event, which streams of CPUs do not
+    give.
     """
     _fsdp_collectives._get_gradient_divide_factors = _factors
-    _fsdp_param_group.foreach_reduce = _reduce  # type: ignore[attr-defined,assignment]
+    if not _CAN_ADD_UP:
+        _fsdp_param_group.foreach_reduce = _reduce  # type: ignore[attr-defined,assignment]
 
 
-def _factors(
-    reduce_scatter_group: ProcessGroup,
-    all_reduce_group: ProcessGroup | None,
-    reduce_dtype: torch.dtype,
-    device_type: str = "",
-) -> tuple[Any, Any]:
-    """What gradients are divided by before and after they are added up; None and None ask for the mean."""
-    if device_type != "cpu":
-        return _divide_factors(reduce_scatter_group, all_reduce_group, reduce_dtype, device_type)
-    return 1.0, float(reduce_scatter_group.size() * (1 if all_reduce_group is None else all_reduce_group.size()))
+def _factors(*arguments: Any, **options: Any) -> tuple[Any, ...]:
+    """What gradients are divided by before and after they are added up; torch's own for any device but CPUs."""
+    given = _SIGNATURE.bind(*arguments, **options).arguments
+    if given.get("device_type") != "cpu":
+        return _divide_factors(*arguments, **options)
+    if _CAN_ADD_UP:
+        return _divide_factors(**{**given, "force_sum_reduction_for_comms": True})
+    groups = (given["reduce_scatter_group"], given["all_reduce_group"])
+    processes = 1
+    for group in groups:
+        processes *= 1 if group is None else group.size()
+    return 1.0, float(processes)
 
 
 def _reduce(*arguments: Any) -> tuple[Any, ...]:
