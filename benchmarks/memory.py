@@ -27,6 +27,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.memory import Workload, predict
+from plm_composer.model.parallelize import parallelize
 from plm_composer.precision import multiplies_bf16
 from plm_composer.tokenizer import IGNORE_INDEX, STANDARD_IDS
 
@@ -98,7 +99,7 @@ def train_two_steps(case: Case, keep: bool) -> int:
     torch.mm(torch.rand(9, 9), torch.rand(9, 9))
     before = _resident("VmRSS")
     model = ESM2(case.config)
-    model.activation_checkpointing = case.checkpointing
+    parallelize(model, activation_checkpointing=case.checkpointing)
     trained = ESM2ComposerModel(model, torch.bfloat16 if case.bf16 else None)
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
-from composer.utils import dist
+from composer.utils import dist, get_device
 from streaming import Stream
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS, check_algorithms, needed_draws
@@ -21,12 +21,15 @@ from plm_composer.data.collate import Collator
 from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
 from plm_composer.loggers import LOGGERS
+from plm_composer.model.attention import BACKENDS, choose_backend
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.pretrained import check_pretrained
+from plm_composer.model.parallelize import AUTO
+from plm_composer.model.pretrained import check_pretrained, pretrained_config
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 from plm_composer.optim.kind import OptimizerKind
 from plm_composer.optim.schedulers import check_scheduler
+from plm_composer.precision import working_dtype
 from plm_composer.schema import TrainConfig
 from plm_composer.sharding import make_sharding
 
@@ -74,13 +77,43 @@ def check_config(config: TrainConfig) -> None:
         raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
     make_sharding(config.fsdp_config, dist.get_world_size())
     check_algorithms(config.algorithms, config, collator)
-    if config.compile_config is not None:
-        # fullgraph: attention stays outside the graph.
-        check_arguments("compile_config", torch.compile, config.compile_config, given=("model", "fullgraph"))
+    _check_compilation(config)
+    _check_attention(config)
     if config.preemption_grace <= 0:
         raise UserError(f"preemption_grace is {config.preemption_grace:g}; it must be above 0 seconds")
     if config.autoresume and config.save_folder is None:
         raise UserError("autoresume needs save_folder: there would be no checkpoint to resume from")
+
+
+def _check_compilation(config: TrainConfig) -> None:
+    if config.compile_config in (AUTO, None):
+        return
+    if not isinstance(config.compile_config, dict):
+        raise UserError(
+            f"compile_config is {config.compile_config!r}; give auto, null, or arguments of torch.compile such as "
+            "compile_config.mode=max-autotune"
+        )
+    check_arguments("compile_config", torch.compile, config.compile_config, given=("model",))
+
+
+def _check_attention(config: TrainConfig) -> None:
+    if config.attention_backend is None:
+        return
+    look_up("attention_backend", config.attention_backend, BACKENDS)
+    if config.data.batch_format != "unpadded":
+        raise UserError(
+            f"attention_backend does nothing with data.batch_format={config.data.batch_format}, whose attention is "
+            "torch's own; leave it out"
+        )
+    device = get_device(config.device).name
+    pretrained = "pretrained" in config.model
+    model = pretrained_config(config.model, config.load_trust) if pretrained else model_config(config)
+    choose_backend(
+        torch.device("cuda" if device == "gpu" else "cpu"),
+        working_dtype(config.precision, device),
+        model.position_embedding_type == "alibi",
+        config.attention_backend,
+    )
 
 
 def _check_names(config: TrainConfig) -> None:

@@ -32,6 +32,11 @@ def trainer_precision(precision: str, device: str) -> str:
     return resolve_precision(precision, device) if device == "gpu" else "fp32"
 
 
+def working_dtype(precision: str, device: str) -> torch.dtype:
+    """What matrix products are computed in."""
+    return torch.bfloat16 if resolve_precision(precision, device) == "amp_bf16" else torch.float32
+
+
 def autocast_dtype(precision: str, device: str) -> torch.dtype | None:
     """What the model autocasts to by itself; None leaves it to the Trainer."""
     resolved = resolve_precision(precision, device)

@@ -113,8 +113,11 @@ class TrainConfig:
     """Write the Hugging Face folder ``export/`` when training ends."""
     fsdp_config: Optional[dict[str, Any]] = None  # noqa: UP045
     """Fields of Composer's ``FSDP2Config``; null trains with DDP."""
-    compile_config: Optional[dict[str, Any]] = None  # noqa: UP045
-    """Arguments of ``torch.compile``, which is applied block by block; null does not compile."""
+    compile_config: Any = "auto"
+    """Arguments of ``torch.compile``, which is applied block by block; ``auto`` compiles on GPUs, null nowhere."""
+    attention_backend: Optional[str] = None  # noqa: UP045
+    """What computes the attention of packed proteins: ``flash``, ``efficient``, ``flash_attn``, ``flash_attn_3``,
+    ``cpu`` or ``reference``; default: the fastest that works (``plm_composer/model/attention.py``)."""
     device: Optional[str] = None  # noqa: UP045
     """``cpu`` or ``gpu``; default: a GPU if there is one."""
     dist_timeout: float = 600.0

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ from plm_composer.loggers import LOGGERS
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
+from plm_composer.model.parallelize import AUTO, compile_arguments, parallelize
 from plm_composer.model.pretrained import load_pretrained, pretrained_config
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.schedule_free import averaged_weights, has_averaged_weights
@@ -98,7 +100,9 @@ def train(config: TrainConfig) -> int:
                 trainer.fit()
             except BackendCompilerFailed as error:
                 reason = " ".join(str(error.inner_exception).split())
-                raise UserError(f"compile_config: torch cannot compile here; leave it out ({reason})") from error
+                raise UserError(
+                    f"compile_config: torch cannot compile here; set compile_config=null ({reason})"
+                ) from error
             if (batch := preemption.stopped_at(trainer.state.callbacks)) is not None:
                 trainer.close()
                 ledger.write()
@@ -168,13 +172,13 @@ def make_trainer(config: TrainConfig, places: Places, folder: RunFolder, ledger:
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
             callbacks=[
+                LossGuard(),  # before whatever saves or evaluates
                 *([Budget(ledger, str(config.run_name))] if config.budget is not None else []),
                 BatchSeed(config.seed),
                 *([AveragedWeights()] if has_averaged_weights(optimizer) else []),
                 # Without a checkpoint there would be nothing to wait for.
                 *([preemption.Preemption(config.preemption_grace)] if config.save_folder else []),
                 *_make_callbacks(config, device.name),
-                LossGuard(),
                 RunRecord(to_yaml(config), model.model.config.to_mapping()),
                 AveragedCheckpoints(),
                 *_make_saver(config),
@@ -221,9 +225,11 @@ def make_model(config: TrainConfig, device: str) -> ESM2ComposerModel:
         its_config, state_dict = load_pretrained(config.model, config.load_trust)
         model = ESM2(its_config)
         model.load_state_dict(state_dict)
-    model.activation_checkpointing = config.activation_checkpointing
-    if config.compile_config is not None:
-        model.compile_blocks(**config.compile_config)
+    model.attention_backend = config.attention_backend
+    arguments = compile_arguments(config.compile_config, device)
+    if config.compile_config == AUTO and device == "gpu" and arguments is None:
+        warnings.warn("blocks are not compiled: that needs triton and a C compiler such as gcc", stacklevel=2)
+    parallelize(model, activation_checkpointing=config.activation_checkpointing, compile_arguments=arguments)
     return ESM2ComposerModel(model, autocast_dtype=autocast_dtype(config.precision, device))
 
 

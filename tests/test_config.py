@@ -138,7 +138,11 @@ WRONG = {
     "device=tpu": "device is 'tpu'",
     "fsdp_config.shard=1": "fsdp_config.shard: there is no such argument",
     "compile_config.modus=max": "compile_config.modus: there is no such argument",
-    "compile_config.fullgraph=true": "compile_config.fullgraph: there is no such argument",
+    "compile_config=off": "compile_config is False; give auto, null, or arguments of torch.compile",
+    "compile_config=yes please": "compile_config is 'yes please'; give auto, null, or arguments of torch.compile",
+    "attention_backend=flsh": "attention_backend: there is no 'flsh'; did you mean 'flash'",
+    "attention_backend=flash": "attention_backend is 'flash', but it works on GPUs only",
+    "attention_backend=3": "attention_backend: there is no '3'; choose from cpu, efficient, flash",
     "data.local=null": "data names no dataset",
     "optimizer.lr='1e-3'": "optimizer.lr is '1e-3'; it must be a number",
     "optimizer.lr=1,5": "optimizer.lr is '1,5'; it must be a number",
@@ -175,7 +179,7 @@ TEXT_KEYS = [
     "precision", "save_folder", "load_path", "device", "model.name", "model.pretrained", "model.feed_forward",
     "optimizer.name", "scheduler.name", "scheduler.t_max", "algorithms.ema.half_life", "loggers.wandb.name",
     "loggers.wandb.group", "loggers.tensorboard.log_dir", "callbacks.early_stopper.monitor",
-    "callbacks.memory_monitor.memory_keys.x", "fsdp_config.mixed_precision", "compile_config.mode",
+    "callbacks.memory_monitor.memory_keys.x", "fsdp_config.mixed_precision", "compile_config.mode", "attention_backend",
     "data.streams.a.local", "data.streams.a.remote",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from composer.core import State
 
 from plm_composer.algorithms.batch_curriculum import BatchCurriculum
 from plm_composer.algorithms.timing import check_time, progress
-from plm_composer.data.batches import Batch
+from plm_composer.data.batches import Batch, with_labels
 from plm_composer.data.collate import Collator
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import IGNORE_INDEX
@@ -89,8 +89,5 @@ def lower_mask_rate(batch: Batch, rate: float) -> Batch:
     labels = batch["labels"]
     keep = batch["selection"] < rate
     back = (labels != IGNORE_INDEX) & ~keep
-    return {
-        **batch,
-        "input_ids": torch.where(back, labels, batch["input_ids"]),
-        "labels": torch.where(keep, labels, IGNORE_INDEX),
-    }
+    input_ids = torch.where(back, labels, batch["input_ids"])
+    return with_labels({**batch, "input_ids": input_ids}, torch.where(keep, labels, IGNORE_INDEX))

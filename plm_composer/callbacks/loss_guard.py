@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from composer import Callback, Logger, State
 
 from plm_composer.errors import UserError
@@ -11,17 +12,20 @@ from plm_composer.errors import UserError
 class LossGuard(Callback):
     """Raises at the first batch whose loss is NaN or infinite; what follows would only burn the budget.
 
+    It looks at the number that Composer reads for the log once a batch, summed over microbatches and processes, so that
+    it never waits for a GPU, and all processes stop together. The weights have made that batch's step by then; they are
+    not saved, since it stands before what saves.
+
     Raises:
         UserError: Names the batch and what helps.
     """
 
-    def after_loss(self, state: State, logger: Logger) -> None:
-        """Looks at each microbatch's loss, before it reaches the weights."""
+    def batch_end(self, state: State, logger: Logger) -> None:
+        """Looks at the batch's loss."""
         del logger
-        losses = state.loss.values() if isinstance(state.loss, dict) else [state.loss]
-        if not all(bool(torch.isfinite(loss).all()) for loss in losses if isinstance(loss, torch.Tensor)):
+        if not all(math.isfinite(loss) for loss in state.total_loss_dict.values()):
             raise UserError(
-                f"the loss is no longer finite at batch {int(state.timestamp.batch)}; lower optimizer.lr, lengthen "
-                "the scheduler's t_warmup, or clip gradients with algorithms.gradient_clipping, and resume from the "
-                "last checkpoint"
+                f"the loss is no longer finite at batch {int(state.previous_timestamp.batch)}; lower optimizer.lr, "
+                "lengthen the scheduler's t_warmup, or clip gradients with algorithms.gradient_clipping, and resume "
+                "from the last checkpoint"
             )

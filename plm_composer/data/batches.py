@@ -9,6 +9,14 @@ A packed batch of N proteins and T tokens is a dict of
 
 A padded batch is a dict of ``input_ids``, ``labels`` and ``attention_mask`` (bool), each of shape (N, L).
 
+Both also have what the host must know of a batch, so that it never waits for a GPU to tell it:
+
+- ``masked_positions``: int64, shape (M,): where ``labels``, flattened, has something to predict;
+- ``masked_counts``: a NumPy array, shape (N,): how many of these each protein has;
+- ``lengths``: a NumPy array, shape (N,): tokens of each protein, without padding.
+
+Composer sends tensors to the GPU, and leaves arrays where they are.
+
 Where a curriculum asks for it, a batch also carries ``selection`` (float64, shape of ``labels``: the draw that chose
 whether a token is masked) and ``window`` (float64, shape (N,): where a shorter piece of a protein would lie). A batch
 of which a curriculum left proteins out, or cut them to pieces, has ``proteins_read``: how many the loader read for it.
@@ -40,12 +48,14 @@ def pack(input_ids: IntArray, labels: IntArray, lengths: IntArray) -> Batch:
         labels: Shape (T,).
         lengths: Tokens of each protein, shape (N,), adding up to T.
     """
-    return {
+    ends = np.cumsum(lengths)
+    batch = {
         "input_ids": torch.from_numpy(input_ids),
-        "labels": torch.from_numpy(labels),
-        "cu_seqlens": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        "cu_seqlens": torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         "max_seqlen": int(lengths.max()),
+        "lengths": np.asarray(lengths, dtype=np.int64),
     }
+    return with_labels(batch, torch.from_numpy(labels))
 
 
 def pad(input_ids: IntArray, labels: IntArray, lengths: IntArray, width: int | None = None) -> Batch:
@@ -56,11 +66,26 @@ def pad(input_ids: IntArray, labels: IntArray, lengths: IntArray, width: int | N
     padded_labels = np.full(filled.shape, IGNORE_INDEX, dtype=np.int64)
     padded_ids[filled] = input_ids
     padded_labels[filled] = labels
-    return {
+    batch = {
         "input_ids": torch.from_numpy(padded_ids),
-        "labels": torch.from_numpy(padded_labels),
         "attention_mask": torch.from_numpy(filled),
+        "lengths": np.asarray(lengths, dtype=np.int64),
     }
+    return with_labels(batch, torch.from_numpy(padded_labels))
+
+
+def with_labels(batch: Batch, labels: torch.Tensor) -> Batch:
+    """Gives a batch other labels, and what the host knows of them.
+
+    Args:
+        batch: A batch, which is not changed.
+        labels: On the CPU, shape of ``input_ids``.
+    """
+    positions = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1)
+    width = batch["input_ids"].shape[-1]
+    ends = np.cumsum(batch["lengths"]) if is_packed(batch) else width * np.arange(1, len(labels) + 1)
+    before = np.searchsorted(positions.numpy(), ends)
+    return {**batch, "labels": labels, "masked_positions": positions, "masked_counts": np.diff(before, prepend=0)}
 
 
 def is_packed(batch: Batch) -> bool:
@@ -90,7 +115,7 @@ def attach_draws(batch: Batch, *, selection: FloatArray | None = None, window: F
 
 def count_rows(batch: Batch) -> int:
     """Number of sequences that a batch holds: proteins, or pieces of them."""
-    return len(batch["cu_seqlens"]) - 1 if is_packed(batch) else len(batch["input_ids"])
+    return len(batch["lengths"])
 
 
 def count_proteins(batch: Batch) -> int:
@@ -100,8 +125,7 @@ def count_proteins(batch: Batch) -> int:
 
 def count_tokens(batch: Batch) -> dict[str, int]:
     """Number of real tokens (``total``) and of predicted ones (``loss_generating``), as Composer's DataSpec wants."""
-    real = batch["input_ids"].numel() if is_packed(batch) else int(batch["attention_mask"].sum())
-    return {"total": real, "loss_generating": int((batch["labels"] != IGNORE_INDEX).sum())}
+    return {"total": int(batch["lengths"].sum()), "loss_generating": int(batch["masked_counts"].sum())}
 
 
 def count_positions(batch: Batch) -> int:
@@ -110,15 +134,21 @@ def count_positions(batch: Batch) -> int:
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
+    rows = {key: batch[key][start:stop] for key in ("lengths", "masked_counts")}
+    skipped = int(batch["masked_counts"][:start].sum())
+    positions = batch["masked_positions"][skipped : skipped + int(rows["masked_counts"].sum())]
     if not is_packed(batch):
-        return {key: batch[key][start:stop] for key in ("input_ids", "labels", "attention_mask")}
-    cu_seqlens = batch["cu_seqlens"][start : stop + 1]
-    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+        rows |= {key: batch[key][start:stop] for key in ("input_ids", "labels", "attention_mask")}
+        return {**rows, "masked_positions": positions - start * batch["input_ids"].shape[1]}
+    first = int(batch["lengths"][:start].sum())
+    last = first + int(rows["lengths"].sum())
     return {
+        **rows,
         "input_ids": batch["input_ids"][first:last],
         "labels": batch["labels"][first:last],
-        "cu_seqlens": cu_seqlens - first,
-        "max_seqlen": int(cu_seqlens.diff().max()),
+        "masked_positions": positions - first,
+        "cu_seqlens": batch["cu_seqlens"][start : stop + 1] - first,
+        "max_seqlen": int(rows["lengths"].max()),
     }
 
 
@@ -148,11 +178,9 @@ def split_by_tokens(batch: Batch, max_tokens: int, pieces: int = 1) -> list[Batc
     Raises:
         UserError: One protein alone has more.
     """
-    lengths = (
-        batch["cu_seqlens"].diff().tolist()
-        if is_packed(batch)
-        else [batch["input_ids"].shape[1]] * len(batch["input_ids"])
-    )
+    lengths = batch["lengths"].tolist()
+    if not is_packed(batch):
+        lengths = [batch["input_ids"].shape[1]] * len(lengths)
     if max(lengths) > max_tokens:
         raise UserError(
             f"device_train_microbatch_tokens is {max_tokens}, and one protein has {max(lengths)} tokens; set it to "

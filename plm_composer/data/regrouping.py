@@ -9,8 +9,7 @@ from plm_composer.data.batches import BATCH_FORMATS, Batch, IntArray, attach_dra
 
 def row_lengths(batch: Batch) -> IntArray:
     """Tokens of each protein of a batch, padding left out, shape (N,)."""
-    lengths = batch["cu_seqlens"].diff() if is_packed(batch) else batch["attention_mask"].sum(-1)
-    result: IntArray = lengths.numpy().astype(np.int64)
+    result: IntArray = batch["lengths"]
     return result
 
 

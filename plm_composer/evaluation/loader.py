@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from composer.core import DataSpec, Evaluator
 
-from plm_composer.data.batches import Batch, count_proteins, count_tokens
+from plm_composer.data.batches import Batch, count_proteins, count_tokens, with_labels
 from plm_composer.evaluation.pinned import collate_windows, group_windows
 from plm_composer.tokenizer import IGNORE_INDEX
 
@@ -40,7 +40,7 @@ class EvaluationBatches:
         if self._filler is None or index > len(self._groups):
             raise IndexError(index)
         batch = collate_windows(self._filler)
-        return {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
+        return with_labels(batch, torch.full_like(batch["labels"], IGNORE_INDEX))
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))

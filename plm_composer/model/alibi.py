@@ -17,8 +17,8 @@ class Alibi:
     """What is taken from scores, ready for proteins up to some length.
 
     Args:
-        slopes: Of each head, shape (heads,).
-        distance: Between any two positions, shape (longest, longest), in the dtype of the slopes.
+        slopes: Of each head, shape (heads,), in the dtype of the scores.
+        distance: Between any two positions, shape (longest, longest), likewise.
     """
 
     slopes: Tensor
@@ -39,21 +39,21 @@ class Alibi:
         scores.addcmul_(self.distance[:length, :length], self.slopes[heads, None, None], value=-1)
 
 
-def make_alibi(slopes: Tensor, longest: int, dtype: torch.dtype) -> Alibi:
-    """Makes the tables of a batch.
+def distances(longest: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """How far any two positions are from each other, shape (longest, longest).
 
     Args:
-        slopes: As ``alibi_slopes`` gives them.
         longest: Length of the longest protein.
-        dtype: What scores are computed in.
+        device: Where to.
+        dtype: Of the result.
     """
-    position = torch.arange(longest, device=slopes.device)
-    return Alibi(slopes.to(dtype), (position[:, None] - position).abs().to(dtype))
+    position = torch.arange(longest, device=device)
+    return (position[:, None] - position).abs().to(dtype)
 
 
 def alibi_bias(slopes: Tensor, length: int) -> Tensor:
     """What is added to the scores of a protein, shape (heads, length, length)."""
-    return -slopes[:, None, None] * make_alibi(slopes, length, slopes.dtype).distance
+    return -slopes[:, None, None] * distances(length, slopes.device, slopes.dtype)
 
 
 def alibi_slopes(heads: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

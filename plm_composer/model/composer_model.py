@@ -14,7 +14,6 @@ from torchmetrics import Metric
 from plm_composer.model.config import training_flops
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.metrics import MaskedAccuracy, MaskedNLL, MaskedPerplexity
-from plm_composer.tokenizer import IGNORE_INDEX
 
 Batch = dict[str, Any]
 
@@ -34,12 +33,8 @@ class MaskedPrediction(NamedTuple):
 class ESM2ComposerModel(ComposerModel):
     """Masked-language-model training of an ESM2.
 
-    A batch is a dict, packed or padded:
-        - ``input_ids`` (tokens,), ``labels`` (tokens,), ``cu_seqlens`` (proteins + 1,) int32, ``max_seqlen`` int;
-        - ``input_ids``, ``attention_mask`` and ``labels``, each (proteins, length).
-
-    Labels are -100 where the loss does not look. The loss is the mean over a microbatch; have Composer weigh
-    microbatches by their masked tokens (``accumulate_train_batch_on_tokens``).
+    A batch is a dict as ``plm_composer.data.batches`` describes it, packed or padded. The loss is the mean over a
+    microbatch; have Composer weigh microbatches by their masked tokens (``accumulate_train_batch_on_tokens``).
 
     Args:
         model: The model.
@@ -54,12 +49,11 @@ class ESM2ComposerModel(ComposerModel):
 
     def forward(self, batch: Batch) -> MaskedPrediction:
         """Predicts the masked tokens of a batch."""
-        input_ids, labels = batch["input_ids"], batch["labels"]
-        select = labels != IGNORE_INDEX
-        layout = {key: batch[key] for key in ("attention_mask", "cu_seqlens", "max_seqlen") if key in batch}
+        input_ids, positions = batch["input_ids"], batch["masked_positions"]
+        keys = ("cu_seqlens", "max_seqlen", "lengths") if "cu_seqlens" in batch else ("attention_mask",)
         with self._autocast(input_ids.device.type):
-            logits = self.model(input_ids, select=select, **layout)
-        return MaskedPrediction(logits, labels[select].long())
+            logits = self.model(input_ids, positions=positions, **{key: batch[key] for key in keys})
+        return MaskedPrediction(logits, batch["labels"].flatten()[positions])
 
     def loss(self, outputs: MaskedPrediction, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
         """Mean cross-entropy over the masked tokens, in nats; zero, with zero gradients, where there are none.
@@ -87,9 +81,7 @@ class ESM2ComposerModel(ComposerModel):
 
     def flops_per_batch(self, batch: Batch) -> int:
         """Model FLOPs of training on a batch's real tokens: what Composer's ``SpeedMonitor`` divides by time."""
-        lengths = batch["cu_seqlens"].diff() if "cu_seqlens" in batch else batch["attention_mask"].sum(-1)
-        masked = (batch["labels"] != IGNORE_INDEX).sum()
-        return training_flops(self.model.config, lengths.tolist(), int(masked))
+        return training_flops(self.model.config, batch["lengths"].tolist(), int(batch["masked_counts"].sum()))
 
     def _autocast(self, device_type: str) -> contextlib.AbstractContextManager[Any]:
         if self.autocast_dtype is None or torch.is_autocast_enabled(device_type):

@@ -1,65 +1,60 @@
 """A short depthwise convolution along each protein, before queries, keys and values are made.
 
 As in Primer (So et al. 2021) and Canon layers (Allen-Zhu 2025); on proteins, convolutions alone go far (CARP, Yang et
-al. 2022). It begins as zero, so that a new model is the one without it.
+al. 2022). It is a sum of shifted copies. A shift by d would leak the first d tokens of the next protein, or the last d
+of the previous one: those are zeroed before adding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from plm_composer.model.config import ESM2Config
-
-if TYPE_CHECKING:
-    from plm_composer.model.layout import Layout
 
 Edges = tuple[Tensor, Tensor]
 """The first tokens of each protein, and its last: two tensors of shape (reach, proteins) of indices, outermost first.
 Where a protein is too short, the index is the number of all tokens."""
 
 
-class ShortConvolution(nn.Module):
-    """What goes into attention, plus a weighted sum of each token's neighbours in its protein."""
-
-    def __init__(self, config: ESM2Config) -> None:
-        super().__init__()
-        # The shape that ``torch.nn.Conv1d`` has for it.
-        self.weight = nn.Parameter(torch.zeros(config.hidden_size, 1, config.short_convolution))
-
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """Adds the convolution of ``x``, shape (..., hidden_size)."""
-        if torch.is_autocast_enabled(x.device.type):
-            # What the next matrix product would do: half the memory to pass through here.
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        convolved: Tensor = layout.convolve(x, self.weight[:, 0].to(x.dtype))
-        return x + convolved
-
-
-def find_edges(cu_seqlens: Tensor, tokens: int, reach: int) -> Edges:
+def find_edges(starts: Tensor, ends: Tensor, tokens: int, reach: int) -> Edges:
     """Finds the ends of proteins, once for all layers of a batch.
 
     Args:
-        cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,).
+        starts: Index of each protein's first token, shape (proteins,), int64.
+        ends: Index after each protein's last token, shape (proteins,), int64.
         tokens: Number of all tokens.
         reach: How far a convolution looks to each side.
     """
-    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-    offset = torch.arange(reach, device=cu_seqlens.device)[:, None]
+    offset = torch.arange(reach, device=starts.device)[:, None]
     exists = offset < ends - starts
     return torch.where(exists, starts + offset, tokens), torch.where(exists, ends - 1 - offset, tokens)
 
 
-class DepthwiseConvolution(torch.autograd.Function):
-    """``apply(x, weight, edges)``: x of shape (tokens, channels), weight (channels, width) of an odd width.
+def convolve_in_graph(x: Tensor, weight: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """The convolution in plain operations, which ``torch.compile`` fuses into one pass, and its gradient too.
 
-    A sum of shifted copies. What would come in from another protein are the first tokens of the one after, or the last
-    of the one before: they are zeroed in the copy, one more for each step further.
+    Args:
+        x: Shape (tokens, channels).
+        weight: Shape (channels, width), of an odd width.
+        before: How many tokens of the same protein precede each token, shape (tokens,).
+        after: How many follow it, shape (tokens,).
     """
+    reach = weight.shape[1] // 2
+    result = x * weight[:, reach]
+    for distance in range(1, min(reach, len(x) - 1) + 1):
+        following = F.pad(x[distance:], (0, 0, 0, distance))
+        preceding = F.pad(x[:-distance], (0, 0, distance, 0))
+        result = result + torch.where((after >= distance)[:, None], following, 0) * weight[:, reach + distance]
+        result = result + torch.where((before >= distance)[:, None], preceding, 0) * weight[:, reach - distance]
+    return result
+
+
+class DepthwiseConvolution(torch.autograd.Function):
+    """The same in eager mode, with fewer passes: ``apply(x, weight, edges)``; x (tokens, channels)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, edges: Edges) -> Tensor:

@@ -2,26 +2,23 @@
 
 Top to bottom: embedding with token dropout, pre-norm blocks with rotary attention, final norm, language-model head,
 contact head. Padded and packed batches run through the same code; ``layout.py`` holds what they do differently.
-Variants (``ESM2Config``) that take more than a line have a file each.
+Variants (``ESM2Config``) that take more than a line have a file each; compiling and recomputing blocks is done from
+outside (``parallelize.py``).
 """
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from plm_composer.errors import UserError
-from plm_composer.model.attention import prepare_recording
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, drop_rates
-from plm_composer.model.convolution import ShortConvolution
 from plm_composer.model.feed_forward import ESM2FeedForward
 from plm_composer.model.layer_drop import apply_to_kept, draw_kept
-from plm_composer.model.layout import Layout, packed_layout, padded_layout, position_slopes
+from plm_composer.model.layout import Layout, PackedLayout, PaddedLayout, RecordingLayout
 from plm_composer.model.normalization import make_head_norm, make_norm
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
@@ -45,6 +42,25 @@ class ESM2Attention(nn.Module):
         query = layout.rotate(query * self.head_size**-0.5)
         attended: Tensor = self.out(layout.attend(query, layout.rotate(key), value).flatten(-2))
         return attended
+
+
+class ShortConvolution(nn.Module):
+    """What goes into attention, plus a weighted sum of each token's neighbours in its protein.
+
+    It begins as zero, so that a new model is the one without it.
+    """
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        # The shape that ``torch.nn.Conv1d`` has for it.
+        self.weight = nn.Parameter(torch.zeros(config.hidden_size, 1, config.short_convolution))
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Adds the convolution of ``x``, shape (..., hidden_size)."""
+        if torch.is_autocast_enabled(x.device.type):
+            # What the next matrix product would do: half the memory to pass through here.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return x + layout.convolve(x, self.weight[:, 0].to(x.dtype))
 
 
 class ESM2Block(nn.Module):
@@ -122,8 +138,8 @@ class ESM2(nn.Module):
     """ESM2 with its language-model head.
 
     Attributes:
-        attention_backend: Name in ``attention.BACKENDS`` for packed batches; None for the fastest one.
-        activation_checkpointing: Keep only the blocks' inputs for the backward pass, and recompute what is inside.
+        attention_backend: Name in ``attention.BACKENDS`` for packed batches; None for the one that
+            ``attention.FITS`` chooses.
 
     Args:
         config: The model.
@@ -133,7 +149,6 @@ class ESM2(nn.Module):
         super().__init__()
         self.config = config
         self.attention_backend: str | None = None
-        self.activation_checkpointing = False
         self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
         self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
         self.final_norm = make_norm(config)
@@ -151,24 +166,27 @@ class ESM2(nn.Module):
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
-        select: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits of all positions, or of the selected ones.
+        """Logits of all positions, or of some.
 
         Args:
             input_ids: Token ids; padded, shape (proteins, length), or packed, shape (tokens,).
             attention_mask: Padded batches: nonzero on tokens, shape of ``input_ids``. None: all but ``<pad>``.
             cu_seqlens: Packed batches: where each protein begins and the last one ends, (proteins + 1,), int32.
             max_seqlen: Packed batches: length of the longest protein.
-            select: Positions to decode, bool, shape of ``input_ids``; None for all.
+            lengths: Packed batches: tokens of each protein, for the host; ``layer_drop`` reads them off the device
+                without.
+            positions: What to decode: indices into the flattened batch, shape (positions,), int64; None for all.
 
         Returns:
-            Logits, shape (..., 33), or (selected, 33); fp32 or better.
+            Logits, shape (..., 33), or (positions, 33); fp32 or better.
         """
         hidden = self.hidden_states(
-            input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen
+            input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths
         )
-        return self.head(hidden if select is None else hidden[select])
+        return self.head(hidden if positions is None else hidden.flatten(0, -2).index_select(0, positions))
 
     def hidden_states(
         self,
@@ -177,16 +195,16 @@ class ESM2(nn.Module):
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Representations after the final norm, shape (..., hidden_size); arguments as for ``forward``."""
-        layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen)
+        layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen, lengths)
         x = self._embed(input_ids, layout)
         drops = self.training and self.config.layer_drop > 0
         # Drawn before anything is computed, and never again where a block is recomputed.
         kept = draw_kept(self.config, layout.proteins) if drops else None
         for depth, (block, rate) in enumerate(zip(self.blocks, drop_rates(self.config), strict=True)):
-            run = functools.partial(self._run, block)
-            x = run(x, layout) if kept is None else apply_to_kept(run, x, layout, kept[depth], rate)
+            x = block(x, layout) if kept is None else apply_to_kept(block, x, layout, kept[depth], rate)
         normed: Tensor = self.final_norm(x)
         return normed
 
@@ -213,49 +231,34 @@ class ESM2(nn.Module):
         if not self.config.contact_head:
             raise UserError("this model has no contact head (model.contact_head is false): it predicts no contacts")
         is_token = _token_mask(input_ids, attention_mask)
-        maps: list[Tensor] = []
-        table = self.embedding.weight
-        attend = prepare_recording(is_token, maps, position_slopes(self.config, table.device, table.dtype))
-        layout = padded_layout(is_token, self.config, table.dtype, attend)
+        layout = RecordingLayout(is_token, self.config, self.embedding.weight.dtype)
         x = self._embed(input_ids, layout)
         logits: Tensor = self.contact_head.regression.bias
         for layer, block in enumerate(self.blocks):
             x = block(x, layout)
             # Layer by layer: all maps of a long protein at once would need gigabytes.
-            logits = logits + self.contact_head.layer_logits(layer, maps.pop(), input_ids != EOS_ID)
+            logits = logits + self.contact_head.layer_logits(layer, layout.maps.pop(), input_ids != EOS_ID)
         return logits.sigmoid()
-
-    def compile_blocks(self, **arguments: Any) -> None:
-        """Compiles the blocks in place: the first block's code serves all, whatever a batch's number of tokens.
-
-        Attention stays outside, since its kernels are compiled already. ``torch.compile`` on the whole model would
-        take as long as there are layers, and find the proteins' bounds in each batch new.
-
-        Args:
-            **arguments: Of ``torch.compile``.
-        """
-        for block in self.blocks:
-            block.compile(**arguments)
 
     def fsdp_wrap_fn(self, module: nn.Module) -> bool:
         """Composer asks which modules to shard on their own: the blocks. The table and both its users stay together."""
         return isinstance(module, ESM2Block)
 
-    def _run(self, block: nn.Module, x: Tensor, layout: Layout) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, layout, use_reentrant=False, preserve_rng_state=False)  # type: ignore
-        updated: Tensor = block(x, layout)
-        return updated
-
     def _layout(
-        self, input_ids: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, max_seqlen: int | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+        lengths: Sequence[int] | None,
     ) -> Layout:
         dtype = self.embedding.weight.dtype
         if cu_seqlens is None:
-            return padded_layout(_token_mask(input_ids, attention_mask), self.config, dtype)
+            return PaddedLayout(_token_mask(input_ids, attention_mask), self.config, dtype)
         if max_seqlen is None:
             raise ValueError("a packed batch needs max_seqlen beside cu_seqlens")
-        return packed_layout(input_ids, cu_seqlens, int(max_seqlen), self.config, dtype, self.attention_backend)
+        arguments = (self.config, dtype, self.attention_backend, lengths)
+        return PackedLayout(input_ids, cu_seqlens, int(max_seqlen), *arguments)
 
     def _embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         x: Tensor = self.embedding(input_ids)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
-from plm_composer.model.layout import rotary_frequencies
 from plm_composer.model.naming import (
     Naming,
     StateDict,
@@ -24,6 +23,7 @@ from plm_composer.model.naming import (
     to_foreign,
     with_stored_frequencies,
 )
+from plm_composer.model.rotary import rotary_frequencies
 from plm_composer.model.weight_files import read_torch_file
 
 NAMING = Naming(

@@ -10,8 +10,8 @@ import torch
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
-from plm_composer.model.layout import ROTARY_BASE, inverse_frequencies
 from plm_composer.model.naming import embedding_factor, inexpressible
+from plm_composer.model.rotary import ROTARY_BASE, inverse_frequencies
 from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID, UNK_ID, VOCABULARY
 
 SECTION = "plm_composer"

@@ -12,7 +12,6 @@ from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.huggingface_config import SECTION
-from plm_composer.model.layout import rotary_frequencies
 from plm_composer.model.naming import (
     Naming,
     StateDict,
@@ -21,6 +20,7 @@ from plm_composer.model.naming import (
     require_frequencies,
     to_foreign,
 )
+from plm_composer.model.rotary import rotary_frequencies
 
 NAMING = Naming(
     modules={

@@ -50,8 +50,13 @@ def apply_to_kept(
     """
     scale = 1 / keep_probability(rate, len(kept))
     if bool(kept.all()):
-        return torch.lerp(x, block(x, layout).to(x.dtype), scale)
+        return _step_towards(block(x, layout), x, scale)
     rows, part = layout.subset(kept)
     before = x.index_select(0, rows)
     # Not index_copy, which keeps what it copies for its backward pass.
-    return x.index_put((rows,), torch.lerp(before, block(before, part).to(x.dtype), scale))
+    return x.index_put((rows,), _step_towards(block(before, part), before, scale))
+
+
+def _step_towards(updated: Tensor, x: Tensor, scale: float) -> Tensor:
+    """``x + scale * (updated - x)``, in one pass."""
+    return torch.lerp(x, updated.to(x.dtype), scale)

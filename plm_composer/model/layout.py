@@ -1,60 +1,91 @@
-"""How the proteins of a batch lie in memory: all that a packed batch and a padded one do differently."""
+"""How the proteins of a batch lie in memory: all that a packed batch and a padded one do differently.
+
+A layout is made once a batch, and all blocks read it. It is no dataclass on purpose: FSDP casts the floating-point
+tensors of dataclasses, lists and dicts that it finds among a block's arguments, rotary tables too.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import abc
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from plm_composer.model.alibi import alibi_slopes
-from plm_composer.model.attention import BACKENDS, Attend, choose_backend, prepare_padded
+from plm_composer.model.alibi import alibi_bias, alibi_slopes
+from plm_composer.model.attention import BACKENDS, PackedProteins, choose_backend
 from plm_composer.model.config import ESM2Config
-from plm_composer.model.convolution import DepthwiseConvolution, Edges, find_edges
+from plm_composer.model.convolution import DepthwiseConvolution, Edges, convolve_in_graph, find_edges
+from plm_composer.model.rotary import rotary_frequencies, rotary_tables, rotate
 
-ROTARY_BASE = 10_000
 
+class Layout(abc.ABC):
+    """One batch's layout.
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """One batch's layout. Blocks receive it as it is, so that no sharding wrapper casts its rotary tables to bf16.
+    Attributes:
+        proteins: Number of proteins.
+        is_token: False on padding, shape of the token ids.
+        rotary: Cosines and sines that broadcast over (..., heads, head_size / 2), fp32 or better; None where positions
+            are not rotary.
+        slopes: Those of ALiBi, shape (heads,), fp32 or better; None for any other model.
+        before: For a model with a short convolution: how many tokens of the same protein stand before each one of the
+            flattened batch, shape (all tokens,).
+        after: How many stand after it; negative on padding.
 
     Args:
-        attention: The attention of this batch.
-        cosine: Rotary table, broadcast over the batch, shape (..., 1, head_size / 2), fp32 or better; None where
-            positions are not rotary.
-        sine: Likewise.
-        is_token: False on padding, shape of the token ids.
-        sum_per_protein: Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'.
-        proteins: Number of proteins.
-        subset: Of which proteins are kept, (proteins,) bool on the CPU, to the indices of their tokens (packed) or rows
-            (padded), and their layout without the others.
-        edges: The ends of proteins, for a model with a short convolution.
-        real: Padded batches of such a model: which tokens of all are real, shape (tokens,).
+        config: The model.
+        position: Index of each token in its protein, shape (tokens,), or (length,) where all proteins share it.
+        dtype: What the parameters are kept in; tables are at least fp32.
     """
 
-    attention: Attend
-    cosine: Tensor | None
-    sine: Tensor | None
-    is_token: Tensor
-    sum_per_protein: Callable[[Tensor], Tensor]
     proteins: int
-    subset: Callable[[Tensor], tuple[Tensor, Layout]]
-    edges: Edges | None = None
-    real: Tensor | None = None
+    is_token: Tensor
+    before: Tensor
+    after: Tensor
 
-    # Outside of what is compiled: torch would guard on the function, which is another one for each batch.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __init__(self, config: ESM2Config, position: Tensor, dtype: torch.dtype) -> None:
+        self.config, self.dtype = config, dtype
+        self.rotary, self.slopes = None, None
+        if config.position_embedding_type == "rotary":
+            self.rotary = rotary_tables(position, rotary_frequencies(config, position.device), dtype)
+        else:
+            wide = torch.promote_types(dtype, torch.float32)
+            self.slopes = alibi_slopes(config.num_attention_heads, position.device, wide)
+
+    @abc.abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attends within each protein; tensors of shape (..., heads, head_size)."""
-        return self.attention(query, key, value)
+        """Attends within each protein; tensors of shape (..., heads, head_size), queries scaled."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @abc.abstractmethod
+    def sum_per_protein(self, count: Tensor) -> Tensor:
+        """Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'."""
+
+    @abc.abstractmethod
+    def subset(self, kept: Tensor) -> tuple[Tensor, Layout]:
+        """Leaves proteins out.
+
+        Args:
+            kept: Which proteins stay, (proteins,) bool, on the CPU.
+
+        Returns:
+            The indices of their tokens (packed) or rows (padded), and their layout.
+        """
+
+    def _query_dtype(self) -> torch.dtype:
+        """What a linear layer gives."""
+        device = self.is_token.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+
+    @abc.abstractmethod
+    def _protein_bounds(self) -> tuple[Tensor, Tensor]:
+        """Where each protein begins and ends in the flattened batch, two of shape (proteins,), int64."""
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Turns queries or keys, (..., heads, head_size), by their position; leaves them alone where ALiBi tells it."""
+        return x if self.rotary is None else rotate(x, *self.rotary)
+
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolves along each protein, channel by channel.
 
@@ -63,66 +94,29 @@ class Layout:
             weight: Shape (channels, width), of an odd width.
 
         Returns:
-            Shape of ``x``; zero on padding.
+            Shape of ``x``; of no meaning on padding.
         """
-        flat = x.flatten(0, -2)
-        tokens = flat if self.real is None else flat[self.real]
-        result: Tensor = DepthwiseConvolution.apply(tokens, weight, self.edges)  # type: ignore[no-untyped-call]
-        if self.real is not None:
-            result = torch.zeros_like(flat).index_put((self.real,), result)
+        tokens = x.flatten(0, -2)
+        if torch.compiler.is_compiling():
+            return convolve_in_graph(tokens, weight, self.before, self.after).view_as(x)
+        result: Tensor = DepthwiseConvolution.apply(tokens, weight, self._edges)  # type: ignore[no-untyped-call]
         return result.view_as(x)
 
-    def rotate(self, x: Tensor) -> Tensor:
-        """Turns queries or keys by their position (RoFormer, Su et al. 2021; the half-split form of ESM2).
+    def _find_neighbours(self) -> None:
+        """Before any block runs, since what is compiled should only read it."""
+        if self.config.short_convolution:
+            starts, ends = self._protein_bounds()
+            token = torch.arange(self.is_token.numel(), device=starts.device)
+            protein = torch.searchsorted(starts, token, right=True) - 1
+            self.before, self.after = token - starts[protein], ends[protein] - 1 - token
 
-        Args:
-            x: Shape (..., heads, head_size).
-        """
-        if self.cosine is None or self.sine is None:
-            return x
-        if torch.compiler.is_compiling():  # which fuses the plain formula, and fails at what is written in place
-            first, second = x.to(self.cosine.dtype).chunk(2, dim=-1)
-            halves = (first * self.cosine - second * self.sine, second * self.cosine + first * self.sine)
-            return torch.cat(halves, dim=-1).to(x.dtype)
-        turned: Tensor = _Rotation.apply(x, self.cosine, self.sine)  # type: ignore[no-untyped-call]
-        return turned
+    @functools.cached_property
+    def _edges(self) -> Edges:
+        return find_edges(*self._protein_bounds(), self.is_token.numel(), self.config.short_convolution // 2)
 
 
-class _Rotation(torch.autograd.Function):
-    """The rotation, written into one tensor: the plain formula makes seven, and widens each half on its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        ctx.save_for_backward(cosine, sine)
-        return _rotated(x, cosine, sine, 1)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # A rotation's transpose is the rotation back.
-        cosine, sine = ctx.saved_tensors
-        return _rotated(gradient, cosine, sine, -1), None, None
-
-
-def _rotated(x: Tensor, cosine: Tensor, sine: Tensor, direction: int) -> Tensor:
-    wide = x.to(cosine.dtype)
-    result = torch.empty_like(wide)
-    first, second = wide.chunk(2, dim=-1)
-    turned_first, turned_second = result.chunk(2, dim=-1)
-    torch.mul(first, cosine, out=turned_first).addcmul_(second, sine, value=-direction)
-    torch.mul(second, cosine, out=turned_second).addcmul_(first, sine, value=direction)
-    return result.to(x.dtype)
-
-
-def packed_layout(
-    input_ids: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    config: ESM2Config,
-    dtype: torch.dtype,
-    backend: str | None = None,
-) -> Layout:
-    """The layout of proteins packed into one row, without padding.
+class PackedLayout(Layout):
+    """Proteins end to end in one row, without padding.
 
     Args:
         input_ids: Token ids, shape (tokens,).
@@ -130,106 +124,119 @@ def packed_layout(
         max_seqlen: Length of the longest protein.
         config: The model.
         dtype: What the parameters are kept in; tables are at least fp32.
-        backend: Name of an attention backend; None for the fastest one.
+        backend: Name of an attention backend; None for the one that ``attention.FITS`` chooses.
+        lengths: Tokens of each protein, known to the host; without them, ``subset`` reads them from ``cu_seqlens``.
     """
-    device = input_ids.device
-    token = torch.arange(len(input_ids), device=device)
-    protein = torch.searchsorted(cu_seqlens, token, right=True, out_int32=True) - 1
 
-    def sum_per_protein(count: Tensor) -> Tensor:
-        return F.pad(count.long().cumsum(0), (1, 0))[cu_seqlens.long()].diff()[protein]
+    def __init__(
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        config: ESM2Config,
+        dtype: torch.dtype,
+        backend: str | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        self.input_ids, self.cu_seqlens = input_ids, cu_seqlens
+        self.backend, self._lengths = backend, lengths
+        self.proteins, self.is_token = len(cu_seqlens) - 1, torch.ones_like(input_ids, dtype=torch.bool)
+        token = torch.arange(len(input_ids), device=input_ids.device)
+        self._protein = torch.searchsorted(cu_seqlens, token, right=True, out_int32=True) - 1
+        super().__init__(config, token - cu_seqlens[self._protein], dtype)
+        self._find_neighbours()
+        self.packed = PackedProteins(cu_seqlens, max_seqlen, config.num_attention_heads, self.slopes)
+        self.attention = choose_backend(input_ids.device, self._query_dtype(), self.slopes is not None, backend)
 
-    host = functools.cache(cu_seqlens.cpu)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attends by the backend of the batch; tensors (tokens, heads, head_size)."""
+        return BACKENDS[self.attention](query, key, value, self.packed)
 
-    def subset(kept: Tensor) -> tuple[Tensor, Layout]:
-        lengths = host().diff()
-        index = kept.repeat_interleave(lengths).nonzero().squeeze(-1).to(device)
-        bounds = F.pad(lengths[kept].cumsum(0), (1, 0)).to(device, cu_seqlens.dtype)
-        longest = int(lengths[kept].max())
-        return index, packed_layout(input_ids[index], bounds, longest, config, dtype, backend)
+    def sum_per_protein(self, count: Tensor) -> Tensor:
+        """Sums along each protein: shape (tokens,)."""
+        return F.pad(count.long().cumsum(0), (1, 0))[self.cu_seqlens.long()].diff()[self._protein]
 
-    autocast = torch.is_autocast_enabled(device.type)
-    slopes = position_slopes(config, device, dtype)
-    working = torch.get_autocast_dtype(device.type) if autocast else dtype
-    name = backend or choose_backend(device, working, slopes is not None)
-    cosine, sine = _tables(token - cu_seqlens[protein], config, dtype)
-    is_token = torch.ones_like(input_ids, dtype=torch.bool)
-    width = config.short_convolution
-    edges = find_edges(cu_seqlens, len(input_ids), width // 2) if width else None
-    attend = BACKENDS[name](cu_seqlens, max_seqlen, slopes)
-    return Layout(attend, cosine, sine, is_token, sum_per_protein, len(cu_seqlens) - 1, subset, edges)
+    def subset(self, kept: Tensor) -> tuple[Tensor, PackedLayout]:
+        """Leaves proteins out; to know how many tokens are left, the host needs their lengths."""
+        lengths = self.cu_seqlens.diff().cpu() if self._lengths is None else torch.as_tensor(self._lengths)
+        device = self.input_ids.device
+        index = _to(device, kept.repeat_interleave(lengths).nonzero().squeeze(-1))
+        left = lengths[kept]
+        cu_seqlens = _to(device, F.pad(left.cumsum(0), (1, 0)).to(self.cu_seqlens.dtype))
+        longest = int(left.max())
+        arguments = (self.config, self.dtype, self.backend, left.tolist())
+        return index, PackedLayout(self.input_ids[index], cu_seqlens, longest, *arguments)
+
+    def _protein_bounds(self) -> tuple[Tensor, Tensor]:
+        return self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
 
 
-def padded_layout(
-    attention_mask: Tensor, config: ESM2Config, dtype: torch.dtype, attend: Attend | None = None
-) -> Layout:
-    """The layout of proteins padded to one length.
+class PaddedLayout(Layout):
+    """Proteins padded to one length.
 
     Args:
         attention_mask: True on tokens, False on padding, shape (proteins, length), bool.
         config: The model.
         dtype: What the parameters are kept in; tables are at least fp32.
-        attend: Attention to use; None for torch's.
     """
-    position = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    cosine, sine = _tables(position, config, dtype)
-    if attend is None:
-        attend = prepare_padded(attention_mask, position_slopes(config, attention_mask.device, dtype))
 
-    def sum_per_protein(count: Tensor) -> Tensor:
+    def __init__(self, attention_mask: Tensor, config: ESM2Config, dtype: torch.dtype) -> None:
+        self.proteins, self.is_token = len(attention_mask), attention_mask
+        super().__init__(config, torch.arange(attention_mask.shape[1], device=attention_mask.device), dtype)
+        self._find_neighbours()
+        self.bias = attention_mask[:, None, None, :]
+        if self.slopes is not None:
+            scores = alibi_bias(self.slopes, attention_mask.shape[1])
+            self.bias = scores.to(self._query_dtype()).masked_fill(~self.bias, float("-inf"))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attends by torch's own attention; tensors (proteins, length, heads, head_size)."""
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias, scale=1.0).transpose(1, 2)
+
+    def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        """As for any layout; padding counts as zero."""
+        return super().convolve(x.masked_fill(~self.is_token[..., None], 0), weight)
+
+    def sum_per_protein(self, count: Tensor) -> Tensor:
+        """Sums along each protein: shape (proteins, 1)."""
         return count.sum(-1, keepdim=True)
 
-    def subset(kept: Tensor) -> tuple[Tensor, Layout]:
-        rows = kept.nonzero().squeeze(-1).to(attention_mask.device)
-        return rows, padded_layout(attention_mask[rows], config, dtype)
+    def subset(self, kept: Tensor) -> tuple[Tensor, PaddedLayout]:
+        """Leaves proteins out."""
+        rows = _to(self.is_token.device, kept.nonzero().squeeze(-1))
+        return rows, PaddedLayout(self.is_token[rows], self.config, self.dtype)
 
-    edges, real = None, None
-    if config.short_convolution:
-        real = attention_mask.flatten().nonzero().squeeze(-1)
-        cu_seqlens = F.pad(attention_mask.sum(-1).cumsum(0), (1, 0))
-        edges = find_edges(cu_seqlens, len(real), config.short_convolution // 2)
-    return Layout(attend, cosine, sine, attention_mask, sum_per_protein, len(attention_mask), subset, edges, real)
+    def _protein_bounds(self) -> tuple[Tensor, Tensor]:
+        starts = torch.arange(self.proteins, device=self.is_token.device) * self.is_token.shape[1]
+        return starts, starts + self.is_token.sum(-1)
 
 
-def position_slopes(config: ESM2Config, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """The slopes of a model with ALiBi, shape (heads,), at least fp32; None for any other."""
-    if config.position_embedding_type != "alibi":
-        return None
-    return alibi_slopes(config.num_attention_heads, device, torch.promote_types(dtype, torch.float32))
+class RecordingLayout(PaddedLayout):
+    """A padded layout whose attention keeps its maps, layer by layer.
 
-
-def _tables(position: Tensor, config: ESM2Config, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-    if config.position_embedding_type != "rotary":
-        return None, None
-    return rotary_tables(position, rotary_frequencies(config, position.device), dtype)
-
-
-def rotary_frequencies(config: ESM2Config, device: torch.device | None = None) -> Tensor:
-    """Rotary frequencies of a model in fp32, shape (head_size / 2,)."""
-    if config.rotary_frequencies is not None:
-        return torch.tensor(config.rotary_frequencies, dtype=torch.float32, device=device)
-    return inverse_frequencies(config.head_size, device=device)
-
-
-def inverse_frequencies(head_size: int, base: float = ROTARY_BASE, device: torch.device | None = None) -> Tensor:
-    """Rotary frequencies in fp32, as fair-esm and transformers compute them, shape (head_size / 2,)."""
-    exponent = torch.arange(0, head_size, 2, device=device).float() / head_size
-    frequencies: Tensor = 1.0 / base**exponent
-    return frequencies
-
-
-def rotary_tables(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles.
-
-    Args:
-        position: Index of each token in its protein, shape (n,).
-        frequencies: Angle from one position to the next, shape (head_size / 2,). fp32 in any case, because the
-            published models were trained with those.
-        dtype: What the parameters are kept in: fp64 gives fp64 tables, all else fp32.
-
-    Returns:
-        Two tensors of shape (n, 1, head_size / 2).
+    Attributes:
+        maps: Attention maps of the layers so far, each (proteins, heads, length, length), fp32 or better; rows and
+            columns of padding are zero.
     """
-    table_dtype = torch.promote_types(dtype, torch.float32)
-    angle = position.to(table_dtype)[:, None, None] * frequencies.to(table_dtype)
-    return angle.cos(), angle.sin()
+
+    def __init__(self, attention_mask: Tensor, config: ESM2Config, dtype: torch.dtype) -> None:
+        super().__init__(attention_mask, config, dtype)
+        self.maps: list[Tensor] = []
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attends by plain products; tensors (proteins, length, heads, head_size)."""
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        keys = self.is_token[:, None, None, :]
+        scores = query @ key.transpose(-1, -2)
+        if self.slopes is not None:
+            scores = scores + alibi_bias(self.slopes, scores.shape[-1])
+        scores = scores.masked_fill(~keys, float("-inf"))
+        probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        self.maps.append(probabilities * (keys & keys.transpose(-1, -2)))
+        return (probabilities.to(value.dtype) @ value).transpose(1, 2)
+
+
+def _to(device: torch.device, x: Tensor) -> Tensor:
+    """Sends what the host has to a device, without waiting for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

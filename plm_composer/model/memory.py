@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, block_matrices, parameter_count
-from plm_composer.model.tiled_attention import kept_scores
+from plm_composer.model.tiled_attention import groups_of_lengths, kept_scores
 
 _FP32 = 4
 _BF16 = 2
@@ -168,7 +168,8 @@ def attention_activations(config: ESM2Config, workload: Workload) -> int:
     tensors = (rotated + 3 + 1) * workload.width * config.attention_size + _head_norms(config, workload)
     scores = 0
     if workload.on_cpu and not workload.padded:
-        scores = kept_scores(config.num_attention_heads, workload.lengths)
+        heads = config.num_attention_heads
+        scores = kept_scores(groups_of_lengths(workload.lengths, heads), heads)
     return workload.positions * tensors + workload.width * scores
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.layout import inverse_frequencies
+from plm_composer.model.rotary import inverse_frequencies
 
 StateDict = dict[str, Tensor]
 

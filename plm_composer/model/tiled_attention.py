@@ -12,17 +12,18 @@ for every head, filled up to one length.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from plm_composer.model.alibi import Alibi
+from plm_composer.model.alibi import Alibi, distances
 
 Bounds = Sequence[tuple[int, int]]
 """First token and end of each protein."""
@@ -33,6 +34,8 @@ KEPT = 1 << 25
 """Most probabilities that one call keeps for its backward pass, 64 MB in bf16; groups beyond are computed again."""
 LENGTH_STEP = 8
 """Lengths of groups are multiples of it, and their sizes powers of two: every shape is a kernel to be made once."""
+_DISTANCES_STEP = 64
+"""Tables of distances are kept for multiples of it, so that batches share them."""
 _MOST_PADDING = 1 / 8
 """Largest share of a group's length by which a protein in it is filled up, beside one step."""
 
@@ -94,15 +97,16 @@ class Group:
             result.index_copy_(0, self.rows[self.tokens], values.flatten(0, 1)[self.tokens])
 
 
-def group(bounds: Bounds, heads: int) -> list[Group]:
+def group(bounds: Bounds, heads: int, tile: int) -> list[Group]:
     """Groups the proteins of a batch, the longest first.
 
     Args:
         bounds: Of proteins of at least one token.
         heads: Attention heads.
+        tile: Most scores of a group of several proteins.
     """
     groups = []
-    for members, length in _plan(heads, [end - start for start, end in bounds]):
+    for members, length in _plan(heads, [end - start for start, end in bounds], tile):
         if len(members) == 1:
             groups.append(Group(slice(*bounds[members[0]]), 1, length))
             continue
@@ -118,72 +122,167 @@ def group(bounds: Bounds, heads: int) -> list[Group]:
     return groups
 
 
-def kept_scores(heads: int, lengths: Sequence[int]) -> int:
+def kept_scores(groups: Sequence[Group], heads: int) -> int:
     """Number of attention scores that one call keeps for its backward pass.
 
     Args:
+        groups: Of the batch.
         heads: Attention heads.
-        lengths: Tokens of each protein.
     """
-    sizes = [len(members) * heads * length * length for members, length in _plan(heads, lengths)]
+    sizes = _sizes(groups, heads)
     return sum(size for size, kept in zip(sizes, _fit(sizes), strict=True) if kept)
 
 
-class TiledAttention(torch.autograd.Function):
-    """Attention within proteins, ``apply(query, key, value, groups, alibi)``; tensors (tokens, heads, head_size).
+def attend_tiled(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, kept: int
+) -> Tensor:
+    """Attends within each protein, and can be differentiated once.
 
-    An active autocast would cast what is computed here, so both passes leave it.
+    Args:
+        query: Scaled queries, shape (tokens, heads, head_size), on the CPU.
+        key: Keys, same shape.
+        value: Values, same shape.
+        cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32.
+        slopes: Those of ALiBi, shape (heads,), in the dtype of the queries.
+        kept: ``kept_scores`` of the batch.
+
+    Returns:
+        Shape (tokens, heads, head_size).
     """
+    differentiates = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    result: Tensor = _forward(query, key, value, cu_seqlens, slopes, kept if differentiates else 0)[0]
+    return result
 
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[Group], alibi: Alibi | None
-    ) -> Tensor:
-        """Attends; queries are scaled already."""
-        result = torch.empty_like(query)
-        buffers = _ScoreBuffers(query, groups, keeps=any(ctx.needs_input_grad))
-        with torch.autocast("cpu", enabled=False):
-            for index, proteins in enumerate(groups):
-                queries, keys, values = (proteins.take(x) for x in (query, key, value))
-                attended = torch.empty_like(queries)
-                for part, scores in buffers.tiles(index):
+
+# An active autocast would cast what is computed inside these two operators, so both leave it.
+@torch.library.custom_op("plm_composer::tiled_attention", mutates_args=(), device_types="cpu")
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, kept: int
+) -> tuple[Tensor, Tensor]:
+    """The result, and the probabilities that are kept for the backward pass, end to end."""
+    groups = groups_of(cu_seqlens, query.shape[1])
+    alibi = _alibi(slopes, groups, query.dtype)
+    result = torch.empty_like(query, memory_format=torch.contiguous_format)
+    probabilities = query.new_empty(kept)
+    buffers = _ScoreBuffers(query, groups, probabilities)
+    with torch.autocast("cpu", enabled=False):
+        for index, proteins in enumerate(groups):
+            queries, keys, values = (proteins.take(x) for x in (query, key, value))
+            attended = torch.empty_like(queries)
+            for part, scores in buffers.tiles(index):
+                _probabilities(queries[part], keys[part], scores, proteins, alibi, part)
+                torch.bmm(scores, values[part], out=attended[part])
+            proteins.put(result, attended)
+    return result, probabilities
+
+
+@_forward.register_fake
+def _(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(query, memory_format=torch.contiguous_format), query.new_empty(rest[-1])
+
+
+@torch.library.custom_op("plm_composer::tiled_attention_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    result: Tensor,
+    kept: Tensor,
+    cu_seqlens: Tensor,
+    slopes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of queries, keys and values."""
+    groups = groups_of(cu_seqlens, query.shape[1])
+    alibi = _alibi(slopes, groups, query.dtype)
+    for_query, for_key, for_value = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)
+    )
+    probabilities = _ScoreBuffers(query, groups, kept)
+    gradients_of_scores = _ScoreBuffers(query, groups, kept[:0])
+    with torch.autocast("cpu", enabled=False):
+        gradients_and_deltas, values_and_ones = _extended(gradient, value, result)
+        for index, proteins in enumerate(groups):
+            queries, keys, values = (proteins.take(x) for x in (query, key, values_and_ones))
+            deltas = proteins.clear_padding(proteins.take(gradients_and_deltas), 1)
+            # Transposed beforehand: matmuls with transposed scores as the left operand take 1.5x as long.
+            queries_first = proteins.take_transposed(query)
+            gradients_first = proteins.clear_padding(proteins.take_transposed(gradient), 2)
+            query_gradients, key_gradients, value_gradients = (
+                torch.empty_like(x) for x in (queries, queries_first, gradients_first)
+            )
+            tiles = zip(probabilities.tiles(index), gradients_of_scores.tiles(index), strict=True)
+            for (part, scores), (_, slope) in tiles:
+                if not probabilities.is_kept[index]:
                     _probabilities(queries[part], keys[part], scores, proteins, alibi, part)
-                    torch.bmm(scores, values[part], out=attended[part])
-                proteins.put(result, attended)
-        ctx.save_for_backward(query, key, value, result, *buffers.kept)
-        ctx.groups, ctx.alibi = groups, alibi
-        return result
+                torch.bmm(gradients_first[part], scores, out=value_gradients[part])
+                torch.bmm(deltas[part], values[part].transpose(1, 2), out=slope)
+                slope.mul_(scores)
+                torch.bmm(slope, keys[part], out=query_gradients[part])
+                torch.bmm(queries_first[part], slope, out=key_gradients[part])
+            proteins.put(for_query, query_gradients)
+            proteins.put_transposed(for_key, key_gradients)
+            proteins.put_transposed(for_value, value_gradients)
+    return for_query, for_key, for_value
 
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of queries, keys and values."""
-        query, key, value, result, *kept = ctx.saved_tensors
-        for_query, for_key, for_value = (torch.empty_like(x) for x in (query, key, value))
-        probabilities, slopes = _ScoreBuffers(query, ctx.groups, kept=kept), _ScoreBuffers(query, ctx.groups)
-        with torch.autocast("cpu", enabled=False):
-            gradients_and_deltas, values_and_ones = _extended(gradient, value, result)
-            for index, proteins in enumerate(ctx.groups):
-                queries, keys, values = (proteins.take(x) for x in (query, key, values_and_ones))
-                deltas = proteins.clear_padding(proteins.take(gradients_and_deltas), 1)
-                # Transposed beforehand: matmuls with transposed scores as the left operand take 1.5x as long.
-                queries_first = proteins.take_transposed(query)
-                gradients_first = proteins.clear_padding(proteins.take_transposed(gradient), 2)
-                query_gradients, key_gradients, value_gradients = (
-                    torch.empty_like(x) for x in (queries, queries_first, gradients_first)
-                )
-                for (part, scores), (_, slope) in zip(probabilities.tiles(index), slopes.tiles(index), strict=True):
-                    if not probabilities.is_kept[index]:
-                        _probabilities(queries[part], keys[part], scores, proteins, ctx.alibi, part)
-                    torch.bmm(gradients_first[part], scores, out=value_gradients[part])
-                    torch.bmm(deltas[part], values[part].transpose(1, 2), out=slope)
-                    slope.mul_(scores)
-                    torch.bmm(slope, keys[part], out=query_gradients[part])
-                    torch.bmm(queries_first[part], slope, out=key_gradients[part])
-                proteins.put(for_query, query_gradients)
-                proteins.put_transposed(for_key, key_gradients)
-                proteins.put_transposed(for_value, value_gradients)
-        return for_query, for_key, for_value, None, None
+
+@_backward.register_fake
+def _(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, cu_seqlens, slopes, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(query, key, value, *output, cu_seqlens, slopes)
+
+
+def _differentiate(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 6
+    return *_backward(gradient, *ctx.saved_tensors), None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def groups_of_lengths(lengths: Sequence[int], heads: int) -> list[Group]:
+    """Groups proteins of these lengths.
+
+    Args:
+        lengths: Tokens of each protein.
+        heads: Attention heads.
+    """
+    ends = itertools.accumulate(lengths)
+    return group([(end - length, end) for length, end in zip(lengths, ends, strict=True) if length], heads, TILE)
+
+
+def groups_of(cu_seqlens: Tensor, heads: int) -> Sequence[Group]:
+    """Groups the proteins of a batch, once for all of its layers.
+
+    Args:
+        cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32, on the CPU.
+        heads: Attention heads.
+    """
+    return _groups(cu_seqlens.numpy().tobytes(), heads, TILE)
+
+
+@functools.lru_cache(maxsize=16)
+def _groups(cu_seqlens: bytes, heads: int, tile: int) -> Sequence[Group]:
+    edges = np.frombuffer(cu_seqlens, dtype=np.int32).tolist()
+    return group([(start, end) for start, end in itertools.pairwise(edges) if end > start], heads, tile)
+
+
+def _alibi(slopes: Tensor | None, groups: Sequence[Group], dtype: torch.dtype) -> Alibi | None:
+    if slopes is None:
+        return None
+    longest = max((each.length for each in groups), default=0)
+    return Alibi(slopes, _distances(math.ceil(longest / _DISTANCES_STEP) * _DISTANCES_STEP, dtype))
+
+
+@functools.lru_cache(maxsize=4)
+def _distances(longest: int, dtype: torch.dtype) -> Tensor:
+    return distances(longest, dtype=dtype)
 
 
 @dataclasses.dataclass
@@ -192,16 +291,13 @@ class _ScoreBuffers:
 
     query: Tensor
     groups: Sequence[Group]
-    keeps: bool = False
-    kept: Sequence[Tensor] = ()
+    kept: Tensor
 
     def __post_init__(self) -> None:
         self.heads = self.query.shape[1]
-        sizes = [self.heads * each.proteins * each.length**2 for each in self.groups]
-        self.is_kept = _fit(sizes) if self.keeps or self.kept else [False] * len(sizes)
+        sizes = _sizes(self.groups, self.heads)
+        self.is_kept = _fit(sizes) if len(self.kept) else [False] * len(sizes)
         self.starts = [0, *itertools.accumulate(size * kept for size, kept in zip(sizes, self.is_kept, strict=True))]
-        if self.keeps:
-            self.kept = [self.query.new_empty(self.starts[-1])]
         tiles = [
             self._step(each) * each.length**2 for each, kept in zip(self.groups, self.is_kept, strict=True) if not kept
         ]
@@ -220,7 +316,7 @@ class _ScoreBuffers:
             shape = (count, length, length)
             if self.is_kept[index]:
                 start = self.starts[index] + first * length * length
-                yield slice(first, first + count), self.kept[0][start : start + math.prod(shape)].view(shape)
+                yield slice(first, first + count), self.kept[start : start + math.prod(shape)].view(shape)
             else:
                 yield slice(first, first + count), self.buffer[: math.prod(shape)].view(shape)
 
@@ -229,7 +325,7 @@ class _ScoreBuffers:
         return math.ceil(matrices / math.ceil(matrices * proteins.length**2 / TILE))
 
 
-def _plan(heads: int, lengths: Sequence[int]) -> list[tuple[list[int], int]]:
+def _plan(heads: int, lengths: Sequence[int], tile: int) -> list[tuple[list[int], int]]:
     """Which proteins attend together, and the length to which they are filled up.
 
     All scores of a group of several fit into one tile.
@@ -240,7 +336,7 @@ def _plan(heads: int, lengths: Sequence[int]) -> list[tuple[list[int], int]]:
         longest = lengths[order[first]]
         length = math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
         shortest = length - max(LENGTH_STEP, int(length * _MOST_PADDING))
-        room = TILE // (heads * length * length)
+        room = tile // (heads * length * length)
         last = first + 1
         while last < len(order) and last - first < room and lengths[order[last]] > shortest:
             last += 1
@@ -248,6 +344,10 @@ def _plan(heads: int, lengths: Sequence[int]) -> list[tuple[list[int], int]]:
         plan.append((order[first : first + size], length if size > 1 else longest))
         first += size
     return plan
+
+
+def _sizes(groups: Sequence[Group], heads: int) -> list[int]:
+    return [heads * each.proteins * each.length**2 for each in groups]
 
 
 def _fit(sizes: Sequence[int]) -> list[bool]:

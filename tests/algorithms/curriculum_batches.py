@@ -43,6 +43,6 @@ def equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.keys() == other.keys() and all(
         (torch.equal(one[key], other[key]) and one[key].dtype == other[key].dtype)
         if isinstance(one[key], torch.Tensor)
-        else one[key] == other[key]
+        else np.array_equal(one[key], other[key])
         for key in one
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from plm_composer.data.batches import pack, pad
+from plm_composer.model.attention import BACKENDS, PackedProteins
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID
+from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID
 
 SMALL = ESM2Config(num_hidden_layers=3, hidden_size=32, num_attention_heads=4, intermediate_size=128)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -58,27 +61,19 @@ def make_batch(lengths: tuple[int, ...] = LENGTHS, seed: int = 0, mask_rate: flo
         chosen[0] = chosen[-1] = False
         labels.append(torch.where(chosen, ids, -100))
         proteins.append(torch.where(chosen, MASK_ID, ids))
-    pad = torch.nn.utils.rnn.pad_sequence
-    padded = pad(proteins, batch_first=True, padding_value=PAD_ID)
-    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    ids = torch.cat(proteins).numpy(), torch.cat(labels).numpy()
+    padded = pad(*(x.copy() for x in ids), np.array(lengths))
+    # As transformers has it.
     return {
-        "padded": {
-            "input_ids": padded,
-            "attention_mask": (padded != PAD_ID).long(),
-            "labels": pad(labels, batch_first=True, padding_value=-100),
-        },
-        "packed": {
-            "input_ids": torch.cat(proteins),
-            "labels": torch.cat(labels),
-            "cu_seqlens": cu_seqlens,
-            "max_seqlen": max(lengths),
-        },
+        "padded": padded | {"attention_mask": padded["attention_mask"].long()},
+        "packed": pack(*ids, np.array(lengths)),
     }
 
 
 def inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """What the model itself takes of a batch."""
-    return {key: value for key, value in batch.items() if key != "labels"}
+    names = ("input_ids", "cu_seqlens", "max_seqlen") if "cu_seqlens" in batch else ("input_ids", "attention_mask")
+    return {name: batch[name] for name in names}
 
 
 def make_model(config: ESM2Config = SMALL, dtype: torch.dtype = torch.float32, seed: int = 0) -> ESM2:
@@ -86,6 +81,19 @@ def make_model(config: ESM2Config = SMALL, dtype: torch.dtype = torch.float32, s
     model = ESM2(config)
     randomise(model, seed)
     return model.to(dtype).eval()
+
+
+def attend(
+    backend: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Attention by a backend of a name."""
+    return BACKENDS[backend](query, key, value, PackedProteins(cu_seqlens, max_seqlen, query.shape[1], slopes))
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:

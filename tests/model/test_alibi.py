@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
-from small_models import close
+from small_models import SMALL, attend, close
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from plm_composer.model import tiled_attention
 from plm_composer.model.alibi import alibi_slopes
-from plm_composer.model.attention import packed_attention, prepare_padded, prepare_recording
+from plm_composer.model.layout import PaddedLayout, RecordingLayout
 
 LENGTHS = (5, 90, 17, 1, 64)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
@@ -37,7 +38,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def run(backend: str, tensors: list[Tensor]) -> list[Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
     slopes = alibi_slopes(query.shape[1], dtype=torch.promote_types(query.dtype, torch.float32))
-    result = packed_attention(query, key, value, CU_SEQLENS, max(LENGTHS), backend, slopes)
+    result = attend(backend, query, key, value, CU_SEQLENS, max(LENGTHS), slopes)
     result.backward(tensors[3])
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
@@ -51,7 +52,7 @@ def test_slopes_are_those_of_others(heads: int) -> None:
 @torch.no_grad()
 def test_reference_is_the_formula() -> None:
     *tensors, _ = make(heads=3)
-    result = packed_attention(*tensors, CU_SEQLENS, max(LENGTHS), "reference", alibi_slopes(3, dtype=torch.float64))
+    result = attend("reference", *tensors, CU_SEQLENS, max(LENGTHS), alibi_slopes(3, dtype=torch.float64))
     for start, end in ((0, 5), (95, 112), (112, 113)):
         close(result[start:end], dense(*(x[start:end] for x in tensors)), 1e-12)
 
@@ -79,7 +80,8 @@ def test_padded_equals_packed(recording: bool) -> None:
     *tensors, _ = make()
     slopes = alibi_slopes(6, dtype=torch.float64)
     is_token = pad_sequence([torch.ones(n, dtype=torch.bool) for n in LENGTHS], batch_first=True)
-    attend = prepare_recording(is_token, [], slopes) if recording else prepare_padded(is_token, slopes)
+    config = dataclasses.replace(SMALL, position_embedding_type="alibi", num_attention_heads=6, attention_head_size=8)
+    layout = (RecordingLayout if recording else PaddedLayout)(is_token, config, torch.float64)
     padded = (pad_sequence(x.split(LENGTHS), batch_first=True) for x in tensors)
-    expected = packed_attention(*tensors, CU_SEQLENS, max(LENGTHS), "cpu", slopes)
-    close(attend(*padded)[is_token], expected, 1e-12)
+    expected = attend("cpu", *tensors, CU_SEQLENS, max(LENGTHS), slopes)
+    close(layout.attend(*padded)[is_token], expected, 1e-12)

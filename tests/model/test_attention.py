@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import close
+from small_models import attend, close
 from torch import Tensor
 
 from plm_composer.errors import UserError
-from plm_composer.model.alibi import alibi_slopes
-from plm_composer.model.attention import BACKENDS, choose_backend, packed_attention
+from plm_composer.model import attention
+from plm_composer.model.attention import BACKENDS, FITS, choose_backend
 
 LENGTHS = {
     "one": (33,),
@@ -32,7 +33,7 @@ def make(lengths: tuple[int, ...], device: str, dtype: torch.dtype, size: int = 
 
 def run(backend: str, tensors: list[Tensor], cu_seqlens: Tensor, longest: int) -> list[Tensor]:
     query, key, value = (x.detach().clone().requires_grad_() for x in tensors[:3])
-    result = packed_attention(query, key, value, cu_seqlens, longest, backend)
+    result = attend(backend, query, key, value, cu_seqlens, longest)
     assert result.shape == query.shape
     assert result.dtype == query.dtype
     result.backward(tensors[3])
@@ -46,14 +47,9 @@ def run(backend: str, tensors: list[Tensor], cu_seqlens: Tensor, longest: int) -
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)], ids=str
 )
 def test_backend_equals_reference(backend: str, name: str, device: str, dtype: torch.dtype, tolerance: float) -> None:
-    if backend == "flash_attn" and not (device == "cuda" and importlib.util.find_spec("flash_attn")):
-        pytest.skip("flash-attn and a GPU are needed")
-    if backend in ("flash", "flash_attn") and dtype != torch.bfloat16:
-        pytest.skip("flash attention knows no such precision")
-    if backend in ("flash", "efficient") and (device != "cuda" or dtype == torch.float64):
-        pytest.skip("torch's variable-length kernels need a GPU and know no fp64")
-    if backend == "cpu" and device != "cpu":
-        pytest.skip("a CPU backend")
+    fit = next(each for each in FITS if each.backend == backend)
+    if obstacle := fit.obstacle(torch.device(device), dtype, alibi=False):
+        pytest.skip(f"{backend}: {obstacle}")
     tensors, cu_seqlens = make(LENGTHS[name], device, dtype)
     actual = run(backend, tensors, cu_seqlens, max(LENGTHS[name]))
     expected = run("reference", [x.double() for x in tensors], cu_seqlens, max(LENGTHS[name]))
@@ -73,33 +69,91 @@ def test_kernels_of_gpus_take_what_they_are_given(backend: str, size: int) -> No
     if backend == "flash":
         assert {result.shape for result in run(backend, tensors, cu_seqlens, 130)} == {tensors[0].shape}
     else:  # of whose backward pass torch 2.7 has no shapes
-        assert packed_attention(*tensors[:3], cu_seqlens, 130, backend).shape == tensors[0].shape
+        assert attend(backend, *tensors[:3], cu_seqlens, 130).shape == tensors[0].shape
 
 
 def test_cpu_backend_keeps_fp32_under_autocast() -> None:
     tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float32)
-    expected = packed_attention(*tensors[:3], cu_seqlens, 130, "reference")
+    expected = attend("reference", *tensors[:3], cu_seqlens, 130)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        close(packed_attention(*tensors[:3], cu_seqlens, 130, "cpu"), expected, 1e-5)
-
-
-@pytest.mark.parametrize("backend", ["flash", "efficient"])
-def test_kernels_without_alibi_refuse_it(backend: str) -> None:
-    tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.float32)
-    with pytest.raises(UserError, match=f"'{backend}' knows no ALiBi"):
-        packed_attention(*tensors[:3], cu_seqlens, 130, backend, alibi_slopes(3))
+        close(attend("cpu", *tensors[:3], cu_seqlens, 130), expected, 1e-5)
 
 
 def test_cpu_backend_passes_gradcheck() -> None:
     tensors, cu_seqlens = make((3, 5, 1), "cpu", torch.float64, size=4)
     arguments = [x.requires_grad_() for x in tensors[:3]]
-    assert torch.autograd.gradcheck(lambda *x: packed_attention(*x, cu_seqlens, 5, "cpu"), arguments)
+    assert torch.autograd.gradcheck(lambda *x: attend("cpu", *x, cu_seqlens, 5), arguments)
 
 
-def test_choice_of_backend() -> None:
-    assert choose_backend(torch.device("cpu"), torch.bfloat16) == "cpu"
-    assert choose_backend(torch.device("cuda"), torch.float32) == "efficient"
-    assert choose_backend(torch.device("cuda"), torch.bfloat16) == "flash"
-    assert choose_backend(torch.device("cuda"), torch.float64) == "reference"
-    assert choose_backend(torch.device("cuda"), torch.float32, alibi=True) == "reference"
-    assert choose_backend(torch.device("mps"), torch.float32) == "reference"
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int], set[str]], None]:
+    """Pretends a GPU of some compute capability, and packages."""
+
+    def pretend(capability: tuple[int, int], packages: set[str]) -> None:
+        monkeypatch.setattr(attention, "_capability", lambda _device: capability)
+        monkeypatch.setattr(attention, "_is_installed", packages.__contains__)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "alibi", "capability", "packages", "expected"),
+    [
+        (CPU, torch.bfloat16, False, (0, 0), set(), "cpu"),
+        (CPU, torch.float64, True, (0, 0), {"flash_attn"}, "cpu"),
+        (CUDA, torch.bfloat16, False, (9, 0), set(), "flash"),
+        (CUDA, torch.bfloat16, False, (9, 0), {"flash_attn", "flash_attn_interface"}, "flash"),
+        (CUDA, torch.float16, False, (7, 5), set(), "efficient"),
+        (CUDA, torch.float32, False, (9, 0), set(), "efficient"),
+        (CUDA, torch.float64, False, (9, 0), set(), "reference"),
+        (CUDA, torch.bfloat16, True, (8, 0), {"flash_attn"}, "flash_attn"),
+        (CUDA, torch.bfloat16, True, (8, 0), set(), "reference"),
+        (CUDA, torch.float32, True, (9, 0), {"flash_attn"}, "reference"),
+        (torch.device("mps"), torch.float32, False, (0, 0), set(), "reference"),
+    ],
+    ids=str,
+)
+def test_choice_of_backend(
+    card: Callable[[tuple[int, int], set[str]], None],
+    device: torch.device,
+    dtype: torch.dtype,
+    alibi: bool,
+    capability: tuple[int, int],
+    packages: set[str],
+    expected: str,
+) -> None:
+    card(capability, packages)
+    slow = expected == "reference" and device == CUDA
+    with pytest.warns(UserWarning, match="attention is slow here") if slow else contextlib.nullcontext():
+        assert choose_backend(device, dtype, alibi) == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "dtype", "alibi", "reason"),
+    [
+        ("flash", CPU, torch.bfloat16, False, "it works on GPUs only"),
+        ("cpu", CUDA, torch.bfloat16, False, "it works on CPUs only"),
+        ("flash", CUDA, torch.float32, False, "it does not compute in float32"),
+        ("flash", CUDA, torch.bfloat16, True, "it has no ALiBi"),
+        ("flash_attn", CUDA, torch.bfloat16, True, "there is no package flash_attn"),
+        ("flash_attn_3", CUDA, torch.bfloat16, False, "its compute capability is below 9.0"),
+    ],
+)
+def test_a_backend_that_does_not_work_is_refused(
+    card: Callable[[tuple[int, int], set[str]], None],
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    alibi: bool,
+    reason: str,
+) -> None:
+    card((8, 6), {"flash_attn_interface"})
+    with pytest.raises(UserError, match=f"attention_backend is '{backend}', but .*{reason}"):
+        choose_backend(device, dtype, alibi, wanted=backend)
+
+
+def test_the_table_has_every_backend() -> None:
+    assert {each.backend for each in FITS} == BACKENDS.keys()

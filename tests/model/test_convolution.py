@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from small_models import SMALL, close, inputs, make_batch
 from torch import Tensor
 
-from plm_composer.model.convolution import DepthwiseConvolution, find_edges
+from plm_composer.model.convolution import DepthwiseConvolution, convolve_in_graph, find_edges
 from plm_composer.model.esm2 import ESM2
 
+Convolve = Callable[[Tensor, Tensor, list[int]], Tensor]
 LENGTHS = [7, 1, 0, 2, 3, 20, 1, 1, 0]
 
 
@@ -24,8 +26,15 @@ def make(width: int, lengths: list[int], dtype: torch.dtype = torch.float64) -> 
 
 
 def ours(x: Tensor, weight: Tensor, lengths: list[int]) -> Tensor:
-    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
-    return DepthwiseConvolution.apply(x, weight, find_edges(cu_seqlens, len(x), weight.shape[1] // 2))
+    ends = torch.tensor(lengths).cumsum(0)
+    edges = find_edges(ends - torch.tensor(lengths), ends, len(x), weight.shape[1] // 2)
+    return DepthwiseConvolution.apply(x, weight, edges)
+
+
+def in_graph(x: Tensor, weight: Tensor, lengths: list[int]) -> Tensor:
+    before = torch.cat([torch.arange(length) for length in lengths])
+    after = torch.cat([torch.arange(length).flip(0) for length in lengths])
+    return convolve_in_graph(x, weight, before, after)
 
 
 def one_by_one(x: Tensor, weight: Tensor, lengths: list[int]) -> Tensor:
@@ -37,9 +46,10 @@ def one_by_one(x: Tensor, weight: Tensor, lengths: list[int]) -> Tensor:
 
 @pytest.mark.parametrize("width", [1, 3, 5, 9])
 @pytest.mark.parametrize("lengths", [LENGTHS, [1], [30]], ids=str)
-def test_it_is_torchs_for_each_protein(width: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize("convolve", [ours, in_graph])
+def test_it_is_torchs_for_each_protein(convolve: Convolve, width: int, lengths: list[int]) -> None:
     results = []
-    for function in (ours, one_by_one):
+    for function in (convolve, one_by_one):
         x, weight = make(width, lengths)
         result = function(x, weight, lengths)
         (result * torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)).sum().backward()

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from plm_composer.model.config import ESM2Config, drop_rates, keep_probability, training_flops
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.layer_drop import draw_kept
+from plm_composer.model.parallelize import parallelize
 
 LENGTHS = (17, 40, 3, 29)
 DROPPING = dataclasses.replace(SMALL, layer_drop=0.6)
@@ -69,7 +70,7 @@ def test_a_dropped_protein_is_left_alone_and_not_computed() -> None:
     # Protein by protein, with the plain model's blocks.
     plain = make_model(SMALL, torch.float64)
     for number, ids in enumerate(batch["input_ids"].split(LENGTHS)):
-        layout = plain._layout(ids, None, torch.tensor([0, len(ids)], dtype=torch.int32), len(ids))
+        layout = plain._layout(ids, None, torch.tensor([0, len(ids)], dtype=torch.int32), len(ids), None)
         x = plain._embed(ids, layout)
         for block, is_kept, rate in zip(plain.blocks, kept[:, number], drop_rates(DROPPING), strict=True):
             if is_kept:
@@ -106,7 +107,7 @@ def test_recomputing_draws_nothing_anew(form: str) -> None:
     gradients = []
     for recomputes in (False, True):
         model = make_model(DROPPING)
-        model.activation_checkpointing = recomputes
+        parallelize(model, activation_checkpointing=recomputes)
         train_logits(model, make_batch(LENGTHS)[form], seed=3).square().mean().backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     for one, other in zip(*gradients, strict=True):
@@ -133,10 +134,10 @@ def test_flops_are_the_mean_of_what_is_computed() -> None:
     model, lengths = make_model(DROPPING).train(), (16,) * 60
     model.attention_backend = "reference"
     batch = make_batch(lengths)["packed"]
-    select = batch["labels"] != -100
+    positions = batch["masked_positions"]
     torch.manual_seed(0)
     with FlopCounterMode(display=False) as counter:
         for _ in range(4):
-            model(**inputs(batch), select=select).sum().backward()
-    expected = training_flops(model.config, lengths, int(select.sum()))
+            model(**inputs(batch), positions=positions).sum().backward()
+    expected = training_flops(model.config, lengths, len(positions))
     assert counter.get_total_flops() / 4 == pytest.approx(expected, rel=0.08)

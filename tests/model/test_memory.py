@@ -13,6 +13,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.memory import Workload, kept_for_backward
+from plm_composer.model.parallelize import parallelize
 from plm_composer.precision import multiplies_bf16
 
 LENGTHS = [50, 120, 30, 90]
@@ -53,7 +54,7 @@ def kept(model: ESM2, *, bf16: bool = False, padded: bool = False, checkpointing
     ids = rng.integers(4, 24, sum(LENGTHS))
     labels = np.where(rng.random(len(ids)) < 0.15, ids, -100)
     batch = (pad if padded else pack)(ids, labels, np.array(LENGTHS))
-    model.activation_checkpointing = checkpointing
+    parallelize(model, activation_checkpointing=checkpointing)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, Tensor] = {}
 

@@ -6,12 +6,11 @@ import itertools
 
 import pytest
 import torch
-from small_models import close
+from small_models import attend, close
 from torch import Tensor
 
 from plm_composer.model import tiled_attention
-from plm_composer.model.attention import packed_attention
-from plm_composer.model.tiled_attention import group, kept_scores
+from plm_composer.model.tiled_attention import group, groups_of, kept_scores
 
 LENGTHS = (5, 90, 17, 1, 64, 2, 130, 33, 33)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
@@ -25,7 +24,7 @@ def make(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> list[Tensor]
 
 def run(backend: str, tensors: list[Tensor]) -> list[Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
-    result = packed_attention(query, key, value, CU_SEQLENS, max(LENGTHS), backend)
+    result = attend(backend, query, key, value, CU_SEQLENS, max(LENGTHS))
     result.backward(tensors[3])
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
@@ -62,15 +61,16 @@ def test_it_keeps_what_it_says(kept: int, monkeypatch: pytest.MonkeyPatch) -> No
     saved: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
-        saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
+        if x.is_floating_point():  # and not the proteins' bounds
+            saved[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        result = packed_attention(query, key, value, CU_SEQLENS, max(LENGTHS), "cpu")
+        result = attend("cpu", query, key, value, CU_SEQLENS, max(LENGTHS))
     given = 4 * result.numel()  # query, key, value, result
-    assert sum(saved.values()) - given == kept_scores(3, LENGTHS) <= kept
+    assert sum(saved.values()) - given == kept_scores(groups_of(CU_SEQLENS, 3), 3) <= kept
     with torch.no_grad():
-        close(packed_attention(query, key, value, CU_SEQLENS, max(LENGTHS), "cpu"), result, 1e-12)
+        close(attend("cpu", query, key, value, CU_SEQLENS, max(LENGTHS)), result, 1e-12)
 
 
 TINY = (3, 9, 8, 12, 7, 1, 15, 10, 8, 8, 40, 37, 9, 11, 2)
@@ -85,7 +85,7 @@ def bounds_of(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
 def run_tiny(backend: str, tensors: list[Tensor], slopes: Tensor | None = None) -> list[Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
     cu_seqlens = torch.tensor([0, *TINY]).cumsum(0).int()
-    result = packed_attention(query, key, value, cu_seqlens, max(TINY), backend, slopes)
+    result = attend(backend, query, key, value, cu_seqlens, max(TINY), slopes)
     result.backward(tensors[3])
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
@@ -101,7 +101,7 @@ def test_peptides_together_equal_the_reference(
     slopes: Tensor | None, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiled_attention, "KEPT", kept)
-    assert len(group(bounds_of(TINY), 3)) < len(TINY) / 2
+    assert len(group(bounds_of(TINY), 3, tiled_attention.TILE)) < len(TINY) / 2
     tensors = make_tiny()
     for one, other in zip(run_tiny("cpu", tensors, slopes), run_tiny("reference", tensors, slopes), strict=True):
         close(one, other, 1e-12)
@@ -111,9 +111,7 @@ def test_peptides_together_equal_the_reference(
 @torch.no_grad()
 def test_peptides_together_equal_the_reference_without_gradients(slopes: Tensor | None) -> None:
     cu_seqlens = torch.tensor([0, *TINY]).cumsum(0).int()
-    one, other = (
-        packed_attention(*make_tiny()[:3], cu_seqlens, max(TINY), backend, slopes) for backend in ("cpu", "reference")
-    )
+    one, other = (attend(backend, *make_tiny()[:3], cu_seqlens, max(TINY), slopes) for backend in ("cpu", "reference"))
     close(one, other, 1e-12)
 
 
@@ -132,7 +130,7 @@ def test_groups_hold_every_token_once() -> None:
     lengths = (*TINY, *LENGTHS, 1000, 999, 8, 8)
     bounds = bounds_of(lengths)
     rows: list[int] = []
-    for each in group(bounds, 20):
+    for each in group(bounds, 20, tiled_attention.TILE):
         if isinstance(each.rows, slice):
             rows += range(each.rows.start, each.rows.stop)
         else:

@@ -1,0 +1,79 @@
+"""What is done to a model from outside: its blocks are recomputed in the backward pass, or compiled.
+
+Both change a block's ``forward`` alone, and leave what is called around it, such as FSDP's hooks, in eager mode.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from plm_composer.model.esm2 import ESM2, ESM2Block
+from plm_composer.model.layout import Layout
+
+AUTO = "auto"
+"""The ``compile_config`` that leaves the choice to ``compile_arguments``."""
+
+Forward = Callable[[ESM2Block, Tensor, Layout], Tensor]
+
+
+def compile_arguments(compile_config: str | Mapping[str, Any] | None, device: str) -> dict[str, Any] | None:
+    """Decides whether blocks are compiled.
+
+    Args:
+        compile_config: The run's.
+        device: ``cpu`` or ``gpu``.
+
+    Returns:
+        Arguments of ``torch.compile``; None not to compile. ``auto`` compiles on GPUs that have what it takes: Triton,
+        and a C compiler for the code that launches its kernels.
+    """
+    if isinstance(compile_config, Mapping):
+        return dict(compile_config)
+    if compile_config is None or device == "cpu":
+        return None
+    has_compiler = any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name)
+    return {} if has_compiler and importlib.util.find_spec("triton") else None
+
+
+def parallelize(
+    model: ESM2, *, activation_checkpointing: bool = False, compile_arguments: dict[str, Any] | None = None
+) -> None:
+    """Applies to each block of a model what a run asks for, in place.
+
+    ``torch.compile`` sees one block, whose code serves all of them, and all batches: numbers of tokens are symbols to
+    it. On the whole model it would take as long as there are layers. Recomputation is around the compiled block.
+
+    Args:
+        model: The model.
+        activation_checkpointing: Keep only the blocks' inputs for the backward pass, and recompute what is inside.
+        compile_arguments: Those of ``torch.compile``; None does not compile.
+    """
+    forward: Forward = ESM2Block.forward
+    if compile_arguments is not None:
+        forward = torch.compile(forward, **{"dynamic": True, **compile_arguments})
+    if activation_checkpointing:
+        forward = _recomputing(forward)
+    for block in model.blocks:
+        # Bound like any method, so that a copy of the model calls its own blocks.
+        block.forward = types.MethodType(forward, block)
+
+
+def _recomputing(forward: Forward) -> Forward:
+    def recomputing(block: ESM2Block, x: Tensor, layout: Layout) -> Tensor:
+        if not torch.is_grad_enabled():
+            return forward(block, x, layout)
+        # Blocks draw nothing, so that there is no generator to be put back.
+        arguments: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        recomputed: Tensor = checkpoint(forward, block, x, layout, **arguments)
+        return recomputed
+
+    return recomputing
