@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
+import types
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from composer.callbacks.speed_monitor import get_gpu_flops_available
+from composer.core import Precision
 
 from plm_composer.hardware import synchronize
 
@@ -17,12 +22,29 @@ def best_device() -> torch.device:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a piece of work takes."""
+    """Seconds that a piece of work takes, by the GPU's own events where it runs on one."""
     synchronize(device)
-    start = time.perf_counter()
+    if device.type == "cuda":
+        make_event: Any = torch.cuda.Event
+        start, end = make_event(enable_timing=True), make_event(enable_timing=True)
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+    began = time.perf_counter()
     work()
-    synchronize(device)
-    return time.perf_counter() - start
+    return time.perf_counter() - began
+
+
+def datasheet_peak(device: torch.device, precision: Precision) -> float | None:
+    """FLOP/s that the maker states of a GPU, without sparsity, by Composer's table; None for a card it lacks."""
+    if device.type != "cuda":
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known: int = get_gpu_flops_available(types.SimpleNamespace(precision=precision))
+    return float(known) or None
 
 
 def memory_mb(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,9 @@ Batch = dict[str, Any]
 
 
 class HuggingFace(nn.Module):
-    """``transformers.EsmForMaskedLM`` with its SDPA attention, as HF's Trainer runs it."""
+    """``transformers.EsmForMaskedLM``, by default with its SDPA attention, as HF's Trainer runs it."""
 
-    def __init__(self, config: ESM2Config) -> None:
+    def __init__(self, config: ESM2Config, attention: str = "sdpa") -> None:
         super().__init__()
         self.model = EsmForMaskedLM._from_config(
             EsmConfig(
@@ -38,7 +39,7 @@ class HuggingFace(nn.Module):
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
             ),
-            attn_implementation="sdpa",
+            attn_implementation=attention,
         )
 
     def forward(self, batch: Batch) -> Tensor:
@@ -119,8 +120,16 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX)
 
 
+def compiled(config: ESM2Config) -> nn.Module:
+    """``transformers`` under ``torch.compile``, once for all shapes."""
+    module: nn.Module = torch.compile(HuggingFace(config), dynamic=True)  # type: ignore[assignment]
+    return module
+
+
 PEERS: dict[str, Callable[[ESM2Config], nn.Module]] = {
     "transformers": HuggingFace,
+    "transformers, compiled": compiled,
+    "transformers, flash-attn": functools.partial(HuggingFace, attention="flash_attention_2"),
     "fair-esm": FairESM,
     "plain SDPA": Tutorial,
 }

@@ -1,8 +1,9 @@
 """Full training steps of ESM2, ours against the others: real tokens a second, memory, share of the machine's peak.
 
 Every implementation sees the same proteins, crops and masks, has the same shape and the same fused AdamW; a step is
-forward, backward, clipping and update. Each runs in a process of its own, one at a time and in turn, so that a machine
-that slows down slows all of them down; medians are reported.
+forward, backward, clipping and update. Each runs in a process of its own. On a CPU they step one at a time and in turn,
+so that a machine that slows down slows all of them down; on a GPU one ends before the next begins, since their memory
+would not fit side by side, and one that runs out of it gets half the batch, until it fits. Medians are reported.
 
     python benchmarks/train_step.py --crop 512 1022 --fasta proteins.fasta.gz --json train_step.json
 """
@@ -15,13 +16,15 @@ import functools
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import best_device, memory_mb, timed
+from composer.core import Precision
+from machine import best_device, datasheet_peak, memory_mb, timed
 from peers import PEERS
 from tables import print_table, write_json
 from torch import Tensor, nn
@@ -39,21 +42,24 @@ from plm_composer.training import make_model, make_optimizer
 
 YAML = Path(__file__).parent.parent / "yamls" / "esm2_small.yaml"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": Precision.FP32, "bf16": Precision.AMP_BF16}
 OURS = {
     "ours: baseline": ("fp32", ("recipe=baseline",)),
     "ours: unpadded": ("fp32", ("recipe=unpadded", "precision=fp32")),
-    "ours: fast": ("bf16", ("recipe=fast", "precision=amp_bf16")),
+    "ours: fast": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config=null")),
     "ours: fast, compiled": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config={}")),
 }
 """Our recipes for one device, each in one precision."""
 COLUMNS = {
     "implementation": "implementation",
     "precision": "precision",
+    "batch_size": "proteins a batch",
     "real_tokens_per_second": "real tokens/s",
     "spread": "min to max",
     "padded_tokens_per_second": "with padding",
     "peak_memory_mb": "peak memory, MB",
     "mfu": "MFU",
+    "datasheet_mfu": "MFU of the datasheet's",
     "ratio": "over the best peer",
     "ratio_to_fp32": "over it in fp32",
 }
@@ -140,8 +146,10 @@ def serve(contender: Contender, connection: Connection) -> None:
     while (turn := connection.recv()) is not None:
         batch = batches[turn % len(batches)]
         losses: list[float] = []
-        seconds = timed(lambda batch=batch, losses=losses: losses.append(step(batch)), device)  # type: ignore[misc]
-        lengths = batch["cu_seqlens"].diff() if "cu_seqlens" in batch else batch["attention_mask"].sum(-1)
+        try:
+            seconds = timed(lambda batch=batch, losses=losses: losses.append(step(batch)), device)  # type: ignore[misc]
+        except torch.cuda.OutOfMemoryError:
+            return  # whose end is taken for it
         tokens = count_tokens(batch)
         connection.send(
             {
@@ -149,7 +157,9 @@ def serve(contender: Contender, connection: Connection) -> None:
                 "loss": losses[0],
                 "tokens": tokens["total"],
                 "positions": count_positions(batch),
-                "flops": training_flops(model_config(contender.config), lengths.tolist(), tokens["loss_generating"]),
+                "flops": training_flops(
+                    model_config(contender.config), batch["lengths"].tolist(), tokens["loss_generating"]
+                ),
                 "memory": memory_mb(device) - (0 if device.type == "cuda" else before),
             }
         )
@@ -168,7 +178,10 @@ def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[list[di
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(contender, theirs), daemon=True)
         process.start()
-        ours.recv()
+        try:
+            ours.recv()
+        except EOFError:  # no memory for the model
+            process.join()
         runners.append((process, ours))
     measured: list[list[dict[str, Any]]] = [[] for _ in field]
     for turn in range(warm_up + repeats):
@@ -191,11 +204,35 @@ def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[list[di
     return measured
 
 
-def make_row(contender: Contender, steps: Sequence[dict[str, Any]], peak: float) -> dict[str, Any]:
-    """Medians over the steps."""
+def race_alone(contender: Contender, warm_up: int, repeats: int) -> tuple[Contender, list[dict[str, Any]]]:
+    """Steps of one, with the largest batch, of those halved from its own, that its memory has room for.
+
+    Returns:
+        The contender as it was measured, and what was measured; nothing where one protein is too much.
+    """
+    while not (steps := race([contender], warm_up, repeats)[0]) and contender.batch_size > 1:
+        contender = dataclasses.replace(contender, batch_size=contender.batch_size // 2)
+    return contender, steps
+
+
+def make_row(
+    contender: Contender, steps: Sequence[dict[str, Any]], peak: float, datasheet: float | None, wanted: int
+) -> dict[str, Any]:
+    """Medians over the steps.
+
+    Args:
+        contender: As it was measured.
+        steps: Of ``race``.
+        peak: Measured FLOP/s of dense products in its precision.
+        datasheet: What the maker says of the GPU, FLOP/s.
+        wanted: Proteins of the batch that was asked for.
+    """
     row = {key: getattr(contender, key) for key in ("implementation", "precision", "model", "crop")}
     if not steps:
-        return {**row, "spread": "killed: out of memory"}
+        return {**row, "spread": "out of memory"}
+    rates = [step["flops"] / step["seconds"] for step in steps]
+    if contender.batch_size < wanted:
+        row["batch_size"] = f"{contender.batch_size}: {2 * contender.batch_size} run out of memory"
     speeds = [step["tokens"] / step["seconds"] for step in steps]
     return {
         **row,
@@ -203,7 +240,8 @@ def make_row(contender: Contender, steps: Sequence[dict[str, Any]], peak: float)
         "spread": f"{min(speeds):,.0f} to {max(speeds):,.0f}",
         "padded_tokens_per_second": statistics.median(step["positions"] / step["seconds"] for step in steps),
         "peak_memory_mb": max(step["memory"] for step in steps),
-        "mfu": statistics.median(step["flops"] / step["seconds"] / peak for step in steps),
+        "mfu": statistics.median(rates) / peak,
+        "datasheet_mfu": statistics.median(rates) / datasheet if datasheet else None,
         "last_loss": steps[-1]["loss"],
     }
 
@@ -231,6 +269,8 @@ def contenders(arguments: argparse.Namespace, crop: int, proteins: Sequence[byte
             continue  # It has no such model.
         if "compiled" in name and not arguments.compile:
             continue
+        if "flash-attn" in name and not (torch.cuda.is_available() and find_spec("flash_attn") and precision == "bf16"):
+            continue
         if precision in arguments.precision and any(part in name for part in arguments.implementation):
             yield Contender(name, precision, arguments.model, crop, tuple(proteins), arguments.proteins, overrides)
 
@@ -253,7 +293,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, help="steps before them; default: each batch once")
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--implementation", nargs="+", default=[""], help="only those whose names contain one of these")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile, too")
+    parser.add_argument("--compile", action="store_true", help="ours and transformers with torch.compile, too")
     parser.add_argument("--fasta", type=Path, default=TRAIN_FASTA, help="default: the bundled sample, 40 to 512 long")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
@@ -263,12 +303,19 @@ def main() -> None:
     print(describe_machine())
     peaks = {precision: matmul_peak(device, DTYPES[precision]) for precision in arguments.precision}
     print(", ".join(f"{name} matmul peak {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items()), flush=True)
+    datasheets = {precision: datasheet_peak(device, PRECISIONS[precision]) for precision in arguments.precision}
     proteins = draw_proteins(arguments.fasta, arguments.proteins * arguments.batches)
     rows: list[dict[str, Any]] = []
     for crop in arguments.crop:
         field = list(contenders(arguments, crop, proteins))
-        measured = race(field, warm_up, arguments.repeats)
-        study = [make_row(one, steps, peaks[one.precision]) for one, steps in zip(field, measured, strict=True)]
+        if device.type == "cuda":
+            measured = [race_alone(one, warm_up, arguments.repeats) for one in field]
+        else:
+            measured = list(zip(field, race(field, warm_up, arguments.repeats), strict=True))
+        study = [
+            make_row(one, steps, peaks[one.precision], datasheets[one.precision], arguments.proteins)
+            for one, steps in measured
+        ]
         add_ratios(study)
         mean = np.mean([min(len(residues) + 2, crop) for residues in proteins])
         title = f"{arguments.model}, crop {crop}, {arguments.proteins} proteins a batch, {mean:.0f} tokens on average"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas
-
 from plm_composer.errors import UserError
 
 
@@ -20,6 +18,8 @@ def parse_duration(key: str, value: str) -> float:
     Raises:
         UserError: It is no duration, or has no unit.
     """
+    import pandas  # here, since it takes half a second, and most runs have no budget
+
     try:
         if value.strip().replace(".", "", 1).isdigit():  # pandas would take nanoseconds
             raise ValueError

@@ -55,7 +55,7 @@ Backend = Callable[[Tensor, Tensor, Tensor, PackedProteins], Tensor]
 of that shape."""
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable
 def attend_reference(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProteins) -> Tensor:
     """One call of torch's attention per protein: slow, and right. The other backends are held against it."""
     slopes, results = proteins.slopes, []

@@ -64,7 +64,7 @@ class DepthwiseConvolution(torch.autograd.Function):
         return _convolve(x, weight, edges)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The same for the gradient, with the weights in reverse; and the weights' own gradients."""
         x, weight = ctx.saved_tensors

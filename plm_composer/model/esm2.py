@@ -290,6 +290,7 @@ class ESM2(nn.Module):
         with torch.no_grad():
             if self.config.initializer_residual_scaling:
                 for block in self.blocks:
+                    assert isinstance(block, ESM2Block)
                     for writer in (block.attention.out, block.feed_forward.down):
                         writer.weight.mul_((2 * self.config.num_hidden_layers) ** -0.5)
             self.embedding.weight[PAD_ID].zero_()

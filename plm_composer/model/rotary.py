@@ -72,7 +72,7 @@ class _Rotation(torch.autograd.Function):
         return _rotated(x, cosine, sine, 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         # A rotation's transpose is the rotation back.
         cosine, sine = ctx.saved_tensors

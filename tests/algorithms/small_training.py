@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from commands import REPOSITORY, TINY
 from composer import Callback, Logger, State, Trainer
@@ -96,7 +97,7 @@ def same_batches(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool
     """Whether two lists of batches are equal, key by key."""
     return len(one) == len(other) and all(
         a.keys() == b.keys()
-        and all(torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a)
+        and all(torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else np.array_equal(a[k], b[k]) for k in a)
         for a, b in zip(one, other, strict=True)
     )
 

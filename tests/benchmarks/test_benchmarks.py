@@ -35,6 +35,14 @@ def test_train_step(repository, tmp_path) -> None:
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 
+def test_loop(repository, tmp_path, tiny) -> None:
+    yaml = repository / "yamls" / "esm2_small.yaml"
+    trained, bare = run(repository, tmp_path, "loop", str(yaml), *tiny, "--batches", "8", "--repeats", "1")
+    assert (trained["what"], bare["what"]) == ("train.py", "bare step")
+    assert trained["real_tokens_per_second"] > 0
+    assert bare["share"] == 1
+
+
 def test_step_cost(repository, tmp_path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from plm_composer.data.batches import pack
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -43,12 +45,7 @@ def tiny_batch(step: int, rank: int = 0) -> dict[str, Any]:
     ids = torch.randint(4, 24, (30,), generator=generator)
     labels = torch.full((30,), -100)
     labels[::3] = ids[::3]
-    return {
-        "input_ids": torch.where(labels == -100, ids, 32),
-        "labels": labels,
-        "cu_seqlens": torch.tensor([0, 18, 30], dtype=torch.int32),
-        "max_seqlen": 18,
-    }
+    return pack(torch.where(labels == -100, ids, 32).numpy(), labels.numpy(), np.array([18, 12]))
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, rank: int = 0, core: Any = None) -> None:
