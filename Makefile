@@ -81,6 +81,7 @@ gpu-check: $(VENV)/.installed-test
 	@$(VENV)/bin/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
 	|| { echo "error: torch finds no CUDA device" >&2; exit 2; }
 	$(VENV)/bin/python -m pytest tests/model
+	$(VENV)/bin/python benchmarks/attention.py --tokens 65536
 	$(VENV)/bin/python benchmarks/train_step.py --model esm2_150m --proteins 256 --precision bf16 --compile
 	$(VENV)/bin/python benchmarks/train_step.py --model esm2_650m --crop 1024 --proteins 32 --precision bf16 --compile
 	$(VENV)/bin/python benchmarks/loop.py yamls/cramming.yaml recipe=cramming data.fasta=sample --repeats 1

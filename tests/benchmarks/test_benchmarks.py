@@ -35,6 +35,12 @@ def test_train_step(repository, tmp_path) -> None:
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 
+def test_attention(repository, tmp_path) -> None:
+    rows = run(repository, tmp_path, "attention", "--tokens", "256", "--head-size", "16", "64", "--repeats", "1")
+    assert {(row["head_size"], row["backend"]) for row in rows} >= {(16, "reference"), (64, "reference")}
+    assert all(row["milliseconds"] > 0 for row in rows)
+
+
 def test_loop(repository, tmp_path, tiny) -> None:
     yaml = repository / "yamls" / "esm2_small.yaml"
     trained, bare = run(repository, tmp_path, "loop", str(yaml), *tiny, "--batches", "8", "--repeats", "1")
