@@ -4,7 +4,7 @@
 # make test-faults  the slow tests: those that kill, stop and damage things, and many processes
 # make test-lowest  what reads and writes people's files, with the oldest packages that pyproject.toml allows
 # make lint    linter, formatter and type checker
-# make install the environment alone
+# make install the environment alone; make install-wandb, -mlflow, -tensorboard, -studies, -spark: with an extra
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
 #
 # TORCH=2.7.0, which Composer pins, or TORCH=2.11.0, the newest that is tested: by default where there is no GPU, or a
@@ -46,6 +46,9 @@ $(VENV)/.installed-transformers5: $(VENV)/.installed-test
 	@touch $@
 
 install: $(VENV)/.installed
+
+install-%: $(VENV)/.installed-% ;
+.PRECIOUS: $(VENV)/.installed-%
 
 train: install
 	$(VENV)/bin/composer train.py yamls/esm2_small.yaml autoresume=true

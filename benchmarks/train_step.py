@@ -133,7 +133,7 @@ def take_step(
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def serve(contender: Contender, connection: Connection) -> None:
