@@ -17,4 +17,6 @@ def require_extras() -> None:
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(f"studies need {', '.join(missing)}: make install-studies, or pip install 'plm-composer[studies]'")
+        raise UserError(
+            f"studies need {', '.join(missing)}: make install-studies, or pip install 'plm-composer[studies]'"
+        )
