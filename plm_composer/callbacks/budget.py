@@ -10,12 +10,12 @@ from composer import Callback, Logger, State
 from composer.core import Time
 from composer.core.precision import get_precision_context
 from composer.loggers import ProgressBarLogger
-from composer.utils import dist
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
 from plm_composer.errors import UserError
 from plm_composer.hardware import synchronize
+from plm_composer.processes import first_ones
 
 _WRITTEN_PER_SECOND = 200e6
 """Bytes of a checkpoint or an export, assumed until one was written."""
@@ -168,11 +168,7 @@ class Budget(Callback):
     def _plan(self, state: State) -> None:
         reserve = self._reserve.total(self._steps.recent())
         planned = plan_batches(int(state.timestamp.batch), self.ledger.left(), reserve, self._steps.mean())
-        if dist.get_world_size() > 1:
-            agreed = state.device.tensor_to_device(torch.tensor(planned))
-            dist.broadcast(agreed, src=0)
-            planned = int(agreed)
-        state.max_duration = Time(planned, "ba")
+        state.max_duration = Time(first_ones(planned), "ba")
 
 
 def estimate_evaluation(state: State) -> float:

@@ -9,9 +9,10 @@ import threading
 from types import FrameType
 from typing import Any
 
-import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
+
+from plm_composer.processes import greatest_of_all
 
 EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports for SIGTERM: not 0, so that whoever starts runs again knows that this one is not done."""
@@ -44,7 +45,7 @@ class Preemption(Callback):
         """Ends the training where a process was signalled, which makes Composer save a checkpoint."""
         del logger
         assert state.max_duration is not None
-        if self._any_signalled(state) and state.timestamp < state.max_duration:
+        if greatest_of_all(int(self._signalled)) and state.timestamp < state.max_duration:
             self.stopped_at = int(state.timestamp.batch)
             state.stop_training()
             # Composer would evaluate as at the end of a training; the grace period is for the checkpoint.
@@ -63,13 +64,6 @@ class Preemption(Callback):
             timer = threading.Timer(self.grace, self._give_up)
             timer.daemon = True
             timer.start()
-
-    def _any_signalled(self, state: State) -> bool:
-        if dist.get_world_size() == 1:
-            return self._signalled
-        flag = state.device.tensor_to_device(torch.tensor(int(self._signalled)))
-        dist.all_reduce(flag, reduce_operation="MAX")
-        return bool(flag)
 
     def _give_up(self) -> None:
         if dist.get_global_rank() == 0:

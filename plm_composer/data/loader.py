@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from composer.core import DataSpec
-from composer.utils import dist, get_device
 from torch.utils.data import DataLoader
 
 from plm_composer.data.batches import Batch, count_proteins, count_tokens, split, split_by_tokens
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.workers import ignore_preemption
 from plm_composer.errors import UserError
+from plm_composer.processes import greatest_of_all
 
 
 def make_data_spec(
@@ -90,8 +89,5 @@ class TokenBoundedSplit:
         """Cuts a batch; Composer's own size is not looked at."""
         del microbatch_size
         microbatches = split_by_tokens(batch, self.max_tokens)
-        if dist.get_world_size() == 1:
-            return microbatches
-        pieces = get_device(None).tensor_to_device(torch.tensor(len(microbatches)))
-        dist.all_reduce(pieces, reduce_operation="MAX")
-        return split_by_tokens(batch, self.max_tokens, int(pieces))
+        pieces = greatest_of_all(len(microbatches))
+        return microbatches if pieces == len(microbatches) else split_by_tokens(batch, self.max_tokens, pieces)
