@@ -75,13 +75,23 @@ def plain_values_only(source: object, trust: bool = False) -> Iterator[None]:
         return
     variables = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
     read_metadata = FileSystemReader.read_metadata
+    refused: list[pickle.UnpicklingError] = []
+
+    # torch asks again, for one rank's, where its signature has ``**kwargs``.
+    def read_or_refuse(self: FileSystemReader) -> Metadata:
+        try:
+            return _read_metadata(self)
+        except pickle.UnpicklingError as error:
+            refused.append(error)  # torch 2.8 and later go on without, and complain that there is none
+            raise
+
     os.environ[_FORCE] = "1"
-    FileSystemReader.read_metadata = _read_metadata  # type: ignore[method-assign]
+    FileSystemReader.read_metadata = read_or_refuse  # type: ignore[method-assign]
     try:
         with torch.serialization.safe_globals(_PLAIN_TYPES):
             yield
     except (pickle.UnpicklingError, CheckpointException) as error:
-        found = refused_name(error)
+        found = refused_name(refused[0] if refused else error)
         if found is None:
             raise
         raise UserError(
