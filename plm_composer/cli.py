@@ -51,13 +51,13 @@ def config(
 
 @app.command()
 def recipes(
-    folder: Annotated[Path | None, typer.Option(help="Folder of recipes; default: yamls/recipes.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Default: recipes, yamls/recipes, and the bundled ones.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the speed-up recipes, one line each."""
-    from plm_composer.recipes import default_recipe_folder, describe_recipes
+    from plm_composer.recipes import describe_recipes, recipe_folders
 
-    found = describe_recipes(folder or default_recipe_folder())
+    found = describe_recipes(recipe_folders() if folder is None else [folder])
     _print(found, as_json)
 
 

@@ -19,7 +19,7 @@ from plm_composer.argument_types import hints_of
 from plm_composer.components import suggestion
 from plm_composer.credentials import refuse_credentials, texts
 from plm_composer.errors import UserError, first_line
-from plm_composer.recipes import find_recipe
+from plm_composer.recipes import find_recipe, recipe_folders
 from plm_composer.schema import TrainConfig
 from plm_composer.written_text import (
     Written,
@@ -57,7 +57,7 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
     """Merges a YAML, recipes and overrides, in this order, and checks every key and type.
 
     Args:
-        path: The run's YAML. Recipes are looked for in ``recipes/`` beside it.
+        path: The run's YAML. Recipes are looked for in ``recipes/`` beside it, then in ``recipe_folders``.
         arguments: ``key=value`` overrides, with dots for nesting; ``recipe=a,b`` names recipes.
 
     Returns:
@@ -72,7 +72,7 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
     if overrides.content.get("budget") is not None and "max_duration" in overrides.content:
         raise UserError("command line: budget takes the place of max_duration; give one of them")
     recipes = _recipes_of(overrides if "recipe" in overrides.content else base)
-    recipe_paths = [find_recipe(name, path.parent / "recipes") for name in recipes.split(",") if name.strip()]
+    recipe_paths = [find_recipe(name, recipe_folders(path)) for name in recipes.split(",") if name.strip()]
 
     merged, written = OmegaConf.structured(TrainConfig), Written()
     for layer in [base, *map(_read_yaml, recipe_paths), overrides]:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from plm_composer.components import suggestion
 from plm_composer.errors import UserError
 
+_BUNDLED = Path(__file__).parent.parent / "yamls" / "recipes"
 
-def find_recipe(name: str, folder: Path) -> Path:
-    """Finds a recipe by its name in ``folder``, or by its path.
+
+def recipe_folders(yaml: Path | None = None) -> list[Path]:
+    """Where recipes are looked for: beside a run's YAML, in the working folder, and among those of the project.
+
+    Args:
+        yaml: The run's YAML, if there is one.
+
+    Returns:
+        The folders that exist, the first to be looked into first.
+    """
+    beside = [] if yaml is None else [yaml.parent / "recipes"]
+    return [folder for folder in (*beside, Path("recipes"), Path("yamls/recipes"), _BUNDLED) if folder.is_dir()]
+
+
+def find_recipe(name: str, folders: Sequence[Path]) -> Path:
+    """Finds a recipe by its name, or by its path.
+
+    Args:
+        name: Of the recipe, or a path.
+        folders: From ``recipe_folders``.
 
     Raises:
         UserError: There is no such recipe.
@@ -17,23 +37,17 @@ def find_recipe(name: str, folder: Path) -> Path:
     name = name.strip()
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        raise UserError(f"recipe={name}: {suggestion(name, (known.stem for known in folder.glob('*.yaml')))}")
-    return path
+    for folder in folders:
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    raise UserError(f"recipe={name}: {suggestion(name, describe_recipes(folders))}")
 
 
-def default_recipe_folder() -> Path:
-    """The recipes that come with the project: ``yamls/recipes`` in the working folder, or beside the package."""
-    here = Path("yamls/recipes")
-    return here if here.is_dir() else Path(__file__).parent.parent / "yamls" / "recipes"
-
-
-def describe_recipes(folder: Path) -> dict[str, str]:
+def describe_recipes(folders: Sequence[Path]) -> dict[str, str]:
     """Says what each recipe is for.
 
     Args:
-        folder: Where the recipes lie.
+        folders: Where the recipes lie; of two with one name, the first folder's counts.
 
     Returns:
         Recipe name to the first line of its opening comment.
@@ -41,10 +55,11 @@ def describe_recipes(folder: Path) -> dict[str, str]:
     Raises:
         UserError: There is no such folder.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder of recipes")
-    found = {}
-    for path in sorted(folder.glob("*.yaml")):
-        first = next(iter(path.read_text().splitlines()), "")
-        found[path.stem] = first.lstrip("# ").strip()
+    found: dict[str, str] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder of recipes")
+        for path in sorted(folder.glob("*.yaml")):
+            first = next(iter(path.read_text().splitlines()), "")
+            found.setdefault(path.stem, first.lstrip("# ").strip())
     return found

@@ -315,8 +315,25 @@ def test_a_recipe_that_masks_masks_alike_over_any_other(repository: Path) -> Non
 
 
 def test_recipes_are_described(run_yaml: Path) -> None:
-    assert describe_recipes(run_yaml.parent / "recipes") == {"fast": "Quick.", "padded": "Slow."}
+    assert describe_recipes([run_yaml.parent / "recipes"]) == {"fast": "Quick.", "padded": "Slow."}
 
 
 def test_defaults_are_what_the_schema_says() -> None:
     assert TrainConfig().data.mask_rate == 0.15
+
+
+def test_a_recipe_is_found_for_a_yaml_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the YAML first, then in the working folder, then among the project's own."""
+    own, work = tmp_path / "own", tmp_path / "work"
+    for folder, seed in ((own / "recipes", 1), (work / "recipes", 2), (work / "yamls" / "recipes", 3)):
+        folder.mkdir(parents=True)
+        (folder / f"recipe{seed}.yaml").write_text(f"seed: {seed}\n")
+        (folder / "shared.yaml").write_text(f"seed: {seed}\n")
+    yaml = own / "run.yaml"
+    yaml.write_text("model: {name: esm2_8m}\n")
+    monkeypatch.chdir(work)
+    for name, seed in (("recipe1", 1), ("recipe2", 2), ("recipe3", 3), ("shared", 1)):
+        assert load_config(yaml, [f"recipe={name}"]).seed == seed
+    assert load_config(yaml, ["recipe=fast"]).data.batch_format == "unpadded"
+    with pytest.raises(UserError, match="recipe=recipe4: did you mean 'recipe"):
+        load_config(yaml, ["recipe=recipe4"])

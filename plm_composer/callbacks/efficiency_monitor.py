@@ -30,7 +30,7 @@ class EfficiencyMonitor(Callback):
     def __init__(self, window_size: int = 10) -> None:
         self._padding: collections.deque[tuple[int, int]] = collections.deque(maxlen=window_size)
         self._times: collections.deque[tuple[float, float]] = collections.deque(maxlen=window_size)
-        self._asked = self._ended = time.perf_counter()
+        self._asked = time.perf_counter()
         self._waited = 0.0
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
