@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from composer import Evaluator
-from composer.utils import dist
+from composer.utils import dist, get_device
 
 from plm_composer.checks import make_collator
 from plm_composer.data.dataset import StreamingProteinDataset
@@ -82,4 +82,6 @@ def make_evaluation(config: TrainConfig, places: Places, model: ESM2ComposerMode
     with dist.run_local_rank_zero_first():
         proteins = read_split(to_read, data.val_split)
     names = list(model.get_metrics(is_train=False))
-    return make_evaluator(proteins, config.eval_batch_tokens, names, dist.get_global_rank(), dist.get_world_size())
+    pin_memory = get_device(config.device).name == "gpu"
+    ranks = (dist.get_global_rank(), dist.get_world_size())
+    return make_evaluator(proteins, config.eval_batch_tokens, names, *ranks, pin_memory=pin_memory)

@@ -8,11 +8,14 @@ from typing import Any
 from composer.core import DataSpec
 from torch.utils.data import DataLoader
 
-from plm_composer.data.batches import Batch, count_proteins, count_tokens, split, split_by_tokens
+from plm_composer.data.batches import Batch, count_proteins, count_tokens, pin, split, split_by_tokens
 from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.workers import ignore_preemption
 from plm_composer.errors import UserError
 from plm_composer.processes import greatest_of_all
+
+Split = Callable[[Batch, "int | float"], list[Batch]]
+"""Cuts a batch into microbatches, given Composer's size of one."""
 
 
 def make_data_spec(
@@ -63,13 +66,29 @@ def make_data_spec(
         drop_last=True,
         **workers,
     )
+    cut: Split = split if microbatch_tokens is None else TokenBoundedSplit(microbatch_tokens)
     return DataSpec(
         loader,
         batch_transforms=batch_transforms,
-        split_batch=split if microbatch_tokens is None else TokenBoundedSplit(microbatch_tokens),
+        split_batch=PinnedSplit(cut) if pin_memory else cut,
         get_num_samples_in_batch=count_proteins,
         get_num_tokens_in_batch=count_tokens,
     )
+
+
+class PinnedSplit:
+    """Puts microbatches into page-locked memory, curricula's and all that cutting computes included.
+
+    Args:
+        cut: Cuts batches.
+    """
+
+    def __init__(self, cut: Split) -> None:
+        self.cut = cut
+
+    def __call__(self, batch: Batch, microbatch_size: int | float) -> list[Batch]:
+        """Cuts a batch, and pins the parts."""
+        return [pin(part) for part in self.cut(batch, microbatch_size)]
 
 
 class TokenBoundedSplit:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from composer.core import DataSpec, Evaluator
 
-from plm_composer.data.batches import Batch, count_proteins, count_tokens, with_labels
+from plm_composer.data.batches import Batch, count_proteins, count_tokens, pin, with_labels
 from plm_composer.evaluation.pinned import collate_windows, group_windows
 from plm_composer.tokenizer import IGNORE_INDEX
 
@@ -47,7 +47,12 @@ class EvaluationBatches:
 
 
 def make_evaluator(
-    proteins: Sequence[bytes], max_tokens: int, metric_names: Sequence[str], rank: int = 0, world_size: int = 1
+    proteins: Sequence[bytes],
+    max_tokens: int,
+    metric_names: Sequence[str],
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
 ) -> Evaluator:
     """Wraps the batches into what the Trainer's ``eval_dataloader`` takes; its metrics are named ``metrics/eval/*``.
 
@@ -57,11 +62,12 @@ def make_evaluator(
         metric_names: Names of the model's metrics to compute.
         rank: This process.
         world_size: Number of processes.
+        pin_memory: Whether to put batches into page-locked memory, for a GPU.
     """
     spec = DataSpec(
         EvaluationBatches(proteins, max_tokens, rank, world_size),
         num_samples=len(proteins),
-        split_batch=lambda batch, _: [batch],
+        split_batch=lambda batch, _: [pin(batch) if pin_memory else batch],
         get_num_samples_in_batch=count_proteins,
         get_num_tokens_in_batch=count_tokens,
     )

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from plm_composer.data.batches import count_positions, count_proteins, count_tokens, pack, pad, split, split_by_tokens
+from plm_composer.data.batches import (
+    count_positions,
+    count_proteins,
+    count_tokens,
+    pack,
+    pad,
+    pin,
+    split,
+    split_by_tokens,
+    with_labels,
+)
+from plm_composer.data.loader import PinnedSplit
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import IGNORE_INDEX, PAD_ID
 
@@ -25,6 +36,48 @@ def _proteins(batch: dict) -> list[tuple[list[int], list[int]]]:
         (ids[mask].tolist(), labels[mask].tolist())
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
     ]
+
+
+def _is_described(batch: dict) -> bool:
+    """Whether what the host is told of a batch is what the batch holds."""
+    proteins = _proteins(batch)
+    predicted = [sum(label != IGNORE_INDEX for label in labels) for _, labels in proteins]
+    positions = (batch["labels"].flatten() != IGNORE_INDEX).nonzero().squeeze(-1)
+    return (
+        batch["lengths"].tolist() == [len(ids) for ids, _ in proteins]
+        and batch["masked_counts"].tolist() == predicted
+        and torch.equal(batch["masked_positions"], positions)
+    )
+
+
+@pytest.mark.parametrize("make", [pack, pad])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_host_knows_what_a_batch_and_its_parts_hold(make, share: float) -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.array([3, 1, 50, 2, 17, 9])
+    ids = rng.integers(4, 24, lengths.sum())
+    batch = make(ids, np.where(rng.random(len(ids)) < share, ids, IGNORE_INDEX), lengths)
+    fewer = with_labels(batch, torch.where(batch["labels"] > 12, batch["labels"], IGNORE_INDEX))
+    assert all(_is_described(each) for each in (batch, fewer, *split(batch, 1), *split(fewer, 4)))
+    assert all(_is_described(part) for part in split_by_tokens(batch, 100, pieces=3))
+
+
+def test_all_that_is_sent_to_a_gpu_is_pinned(monkeypatch) -> None:
+    """Also what cutting computes, which no DataLoader has pinned."""
+    pinned: set[int] = set()
+
+    def pin_memory(x: torch.Tensor) -> torch.Tensor:
+        copy = x.clone()
+        pinned.add(copy.data_ptr())
+        return copy
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda x: x.data_ptr() in pinned)
+    batch = pin(pack(TOKENS, LABELS, LENGTHS))
+    parts = PinnedSplit(split)(batch, 2)
+    assert len(parts) == 2
+    assert all(value.is_pinned() for part in parts for value in part.values() if isinstance(value, torch.Tensor))
+    assert [protein for part in parts for protein in _proteins(part)] == _proteins(batch)
 
 
 def test_packed_and_padded_hold_the_same_proteins() -> None:
