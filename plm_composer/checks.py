@@ -93,7 +93,8 @@ def _check_compilation(config: TrainConfig) -> None:
             f"compile_config is {config.compile_config!r}; give auto, null, or arguments of torch.compile such as "
             "compile_config.mode=max-autotune"
         )
-    check_arguments("compile_config", torch.compile, config.compile_config, given=("model",))
+    # Only then does torch look at modes, options and backends; it compiles nothing before it is called.
+    build("compile_config", torch.compile, config.compile_config, model=len)
 
 
 def _check_attention(config: TrainConfig) -> None:

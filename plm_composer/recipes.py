@@ -60,6 +60,6 @@ def describe_recipes(folders: Sequence[Path]) -> dict[str, str]:
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder of recipes")
         for path in sorted(folder.glob("*.yaml")):
-            first = next(iter(path.read_text().splitlines()), "")
+            first = next(iter(path.read_text(errors="replace").splitlines()), "")
             found.setdefault(path.stem, first.lstrip("# ").strip())
     return found

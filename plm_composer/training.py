@@ -16,7 +16,7 @@ from composer import Callback, Trainer
 from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 from composer.utils.parallelism import ParallelismConfig
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import TorchDynamoException
 
 from plm_composer import run_folder
 from plm_composer.algorithms import ALGORITHMS
@@ -98,8 +98,9 @@ def train(config: TrainConfig) -> int:
         if trainer.state.timestamp < trainer.state.max_duration:
             try:
                 trainer.fit()
-            except BackendCompilerFailed as error:
-                reason = " ".join(str(error.inner_exception).split())
+            except TorchDynamoException as error:
+                cause = getattr(error, "inner_exception", error)
+                reason = " ".join(str(cause).split("\n\n")[0].split())
                 raise UserError(
                     f"compile_config: torch cannot compile here; set compile_config=null ({reason})"
                 ) from error

@@ -215,6 +215,8 @@ def test_bf16_on_a_cpu_trains_close_to_fp32(finished_run, repository, tiny) -> N
         (("{yaml}", "data.fasta=nowhere.fasta"), "nowhere.fasta"),
         (("{yaml}", "global_train_batch_size=100000"), "no full batch of 100000"),
         (("{yaml}", "load_path=nowhere.pt", "run_name=x"), "load_path: cannot load nowhere.pt"),
+        (("{yaml}", "attention_backend=reference", "compile_config.fullgraph=true", "run_name=z"),
+         "torch cannot compile here; set compile_config=null ("),
         (("{yaml}", "model.pretrained=nowhere"), "model.pretrained brings its own config"),
         (("{yaml}", "optimizer.lr=1e30", "algorithms.gradient_clipping=null", "max_duration=30ba", "run_name=y"),
          "the loss is no longer finite at batch"),
