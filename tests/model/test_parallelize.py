@@ -67,7 +67,10 @@ def test_each_block_is_one_graph_for_all_blocks_and_batches(name: str, form: str
             found = train_on(compiled, lengths, form)
         for one, other in zip(found, train_on(plain, lengths, form), strict=True):
             close(one, other, 1e-5)
-    assert 1 <= compiled_graphs() <= 2
+    # Where two numbers happen to be equal in the first batch, heads and bounds or one protein that is left, torch takes
+    # that for a rule, and compiles once more.
+    coincides = name in ("alibi, 3 heads, qk_norm", "layer drop")
+    assert compiled_graphs() in ((1, 2) if coincides else (1,))
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="torch compiles with a C++ compiler")
