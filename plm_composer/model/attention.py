@@ -21,7 +21,8 @@ from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.alibi import alibi_bias
-from plm_composer.model.tiled_attention import attend_tiled, groups_of, kept_scores
+from plm_composer.model.protein_groups import groups_of
+from plm_composer.model.tiled_attention import attend_tiled, kept_scores
 from plm_composer.precision import multiplies_bf16
 
 

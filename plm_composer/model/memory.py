@@ -14,7 +14,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, block_matrices, parameter_count
-from plm_composer.model.tiled_attention import groups_of_lengths, kept_scores
+from plm_composer.model.protein_groups import groups_of_lengths
+from plm_composer.model.tiled_attention import kept_scores
 
 _FP32 = 4
 _BF16 = 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
-from plm_composer.model import tiled_attention
+from plm_composer.model import protein_groups, tiled_attention
 from plm_composer.model.alibi import alibi_slopes
 from plm_composer.model.layout import PaddedLayout, RecordingLayout
 
@@ -60,7 +60,7 @@ def test_reference_is_the_formula() -> None:
 @pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
 @pytest.mark.parametrize("tile", [1, 5000, 1 << 20])
 def test_tiled_equals_reference(tile: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiled_attention, "TILE", tile)
+    monkeypatch.setattr(protein_groups, "TILE", tile)
     monkeypatch.setattr(tiled_attention, "KEPT", kept)
     for one, other in zip(run("cpu", make()), run("reference", make()), strict=True):
         close(one, other, 1e-12)

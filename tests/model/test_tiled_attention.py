@@ -9,8 +9,9 @@ import torch
 from small_models import attend, close
 from torch import Tensor
 
-from plm_composer.model import tiled_attention
-from plm_composer.model.tiled_attention import group, groups_of, kept_scores
+from plm_composer.model import protein_groups, tiled_attention
+from plm_composer.model.protein_groups import group, groups_of
+from plm_composer.model.tiled_attention import kept_scores
 
 LENGTHS = (5, 90, 17, 1, 64, 2, 130, 33, 33)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
@@ -33,7 +34,7 @@ def run(backend: str, tensors: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("tile", [1, 5000, 1 << 20])
 @pytest.mark.parametrize("scale", [0.3, 300.0], ids=["small scores", "large scores"])
 def test_it_equals_the_reference(tile: int, kept: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiled_attention, "TILE", tile)
+    monkeypatch.setattr(protein_groups, "TILE", tile)
     monkeypatch.setattr(tiled_attention, "KEPT", kept)
     tensors = make(scale=scale)
     for one, other in zip(run("cpu", tensors), run("reference", tensors), strict=True):
@@ -101,7 +102,7 @@ def test_peptides_together_equal_the_reference(
     slopes: Tensor | None, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiled_attention, "KEPT", kept)
-    assert len(group(bounds_of(TINY), 3, tiled_attention.TILE)) < len(TINY) / 2
+    assert len(group(bounds_of(TINY), 3, protein_groups.TILE)) < len(TINY) / 2
     tensors = make_tiny()
     for one, other in zip(run_tiny("cpu", tensors, slopes), run_tiny("reference", tensors, slopes), strict=True):
         close(one, other, 1e-12)
@@ -124,18 +125,3 @@ def test_a_nan_stays_in_its_protein() -> None:
     for one, other in zip(run_tiny("cpu", tensors), clean, strict=True):
         assert one[start:end].isnan().all()
         assert torch.equal(torch.cat([one[:start], one[end:]]), torch.cat([other[:start], other[end:]]))
-
-
-def test_groups_hold_every_token_once() -> None:
-    lengths = (*TINY, *LENGTHS, 1000, 999, 8, 8)
-    bounds = bounds_of(lengths)
-    rows: list[int] = []
-    for each in group(bounds, 20, tiled_attention.TILE):
-        if isinstance(each.rows, slice):
-            rows += range(each.rows.start, each.rows.stop)
-        else:
-            rows += (each.rows if each.tokens is None else each.rows[each.tokens]).tolist()
-            assert each.proteins & (each.proteins - 1) == 0
-            assert each.length % tiled_attention.LENGTH_STEP == 0
-            assert 20 * each.proteins * each.length**2 <= tiled_attention.TILE
-    assert sorted(rows) == list(range(sum(lengths)))
