@@ -56,8 +56,7 @@ train: install
 test: $(VENV)/.installed-transformers5
 	$(VENV)/bin/python -m pytest
 
-CORE := tests/model tests/optim tests/data tests/algorithms tests/callbacks tests/test_training.py tests/test_resume.py \
-	tests/test_parallelism.py tests/test_sharding.py tests/test_gloo.py
+CORE := tests/model tests/optim tests/data tests/algorithms tests/callbacks tests/checkpoints tests/hardware tests/run
 test-core: $(VENV)/.installed-transformers5
 	$(VENV)/bin/python -m pytest $(CORE)
 
@@ -72,8 +71,8 @@ $(LOWEST)/.installed: pyproject.toml | $(VENV)/.installed
 	@touch $@
 
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest tests/files tests/shards/test_tables.py tests/shards/test_rows.py tests/test_cli.py \
-	tests/test_components.py tests/test_config.py tests/test_embedding.py tests/model/test_foreign_folders.py
+	$(LOWEST)/bin/python -m pytest tests/files tests/config tests/shards/inputs tests/test_cli.py \
+	tests/inference/test_embed.py tests/model/weights/test_foreign_folders.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

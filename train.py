@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plm_composer.errors import run_command
-from plm_composer.train_command import main
+from plm_composer.run.command import main
 
 if __name__ == "__main__":
     run_command(main)

@@ -18,7 +18,7 @@ from machine import best_device, timed
 from tables import print_table, write_json
 from train_step import DTYPES, draw_proteins
 
-from plm_composer.hardware import describe_machine, prepare_cpu
+from plm_composer.hardware.machine import describe_machine, prepare_cpu
 from plm_composer.model.attention import BACKENDS, FITS, PackedProteins
 from plm_composer.sample import TRAIN_FASTA
 

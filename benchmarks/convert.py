@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
     # Brings torch along, which the processes that are measured must not have.
-    from plm_composer.hardware import describe_machine
+    from plm_composer.hardware.machine import describe_machine
 
     print(describe_machine())
     rows: list[dict[str, Any]] = []

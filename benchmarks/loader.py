@@ -27,12 +27,12 @@ from transformers import DataCollatorForLanguageModeling, EsmTokenizer
 
 from plm_composer.data.batches import count_tokens
 from plm_composer.data.collate import Collator, Protein
-from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.masking import Masking
-from plm_composer.hardware import describe_machine
+from plm_composer.data.streaming.dataset import StreamingProteinDataset
+from plm_composer.hardware.machine import describe_machine
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.convert import convert_fasta
-from plm_composer.shards.fasta import read_fasta
+from plm_composer.shards.inputs.fasta import read_fasta
 from plm_composer.tokenizer import CLS_ID, EOS_ID, IGNORE_INDEX, MASK_ID, PAD_ID, VOCABULARY, encode
 
 MASKING = Masking(0.15, 0.8, 0.1)

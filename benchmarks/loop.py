@@ -29,14 +29,14 @@ from tables import print_table, write_json
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from plm_composer.automatic_conversion import prepare_shards
-from plm_composer.config import load_config
+from plm_composer.config.merge import load_config
 from plm_composer.data.batches import Batch, count_tokens, split_by_tokens
-from plm_composer.data.dataset import StreamingProteinDataset
-from plm_composer.hardware import describe_machine, prepare_cpu
-from plm_composer.precision import working_dtype
-from plm_composer.training import make_model, make_optimizer
-from plm_composer.training_data import find_places, make_dataset
+from plm_composer.data.streaming.dataset import StreamingProteinDataset
+from plm_composer.hardware.machine import describe_machine, prepare_cpu
+from plm_composer.hardware.precision import working_dtype
+from plm_composer.run.conversion import prepare_shards
+from plm_composer.run.datasets import find_places, make_dataset
+from plm_composer.run.train import make_model, make_optimizer
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 WARM_UP = 5

@@ -13,7 +13,7 @@ import torch
 from composer.callbacks.speed_monitor import get_gpu_flops_available
 from composer.core import Precision
 
-from plm_composer.hardware import synchronize
+from plm_composer.hardware.machine import synchronize
 
 
 def best_device() -> torch.device:

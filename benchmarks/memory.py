@@ -22,13 +22,13 @@ import torch
 from tables import print_table, write_json
 
 from plm_composer.data.batches import Batch, pack
-from plm_composer.hardware import describe_machine, prepare_cpu
+from plm_composer.hardware.machine import describe_machine, prepare_cpu
+from plm_composer.hardware.precision import multiplies_bf16
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import PRESETS, ESM2Config
+from plm_composer.model.cost import Workload, predict
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.memory import Workload, predict
 from plm_composer.model.parallelize import parallelize
-from plm_composer.precision import multiplies_bf16
 from plm_composer.tokenizer import IGNORE_INDEX, STANDARD_IDS
 
 COLUMNS = {

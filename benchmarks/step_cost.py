@@ -21,16 +21,16 @@ from machine import best_device, timed
 from tables import print_table, write_json
 from train_step import draw_proteins, take_step
 
-from plm_composer.checks import make_collator
+from plm_composer.config.schema import TrainConfig
 from plm_composer.data.collate import Protein
 from plm_composer.errors import run_command
-from plm_composer.hardware import describe_machine, prepare_cpu
-from plm_composer.precision import resolve_precision
+from plm_composer.hardware.machine import describe_machine, prepare_cpu
+from plm_composer.hardware.precision import resolve_precision
+from plm_composer.run.checks import make_collator
+from plm_composer.run.train import make_model, make_optimizer
 from plm_composer.sample import TRAIN_FASTA
-from plm_composer.schema import TrainConfig
 from plm_composer.studies.plan import plan_runs
 from plm_composer.studies.schema import load_study
-from plm_composer.training import make_model, make_optimizer
 
 COLUMNS = {
     "variant": "variant",

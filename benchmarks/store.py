@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tables import print_table, write_json
 
-from plm_composer.hardware import describe_machine
+from plm_composer.hardware.machine import describe_machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COLUMNS = {

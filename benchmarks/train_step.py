@@ -29,16 +29,16 @@ from peers import PEERS
 from tables import print_table, write_json
 from torch import Tensor, nn
 
-from plm_composer.checks import make_collator, model_config
-from plm_composer.config import load_config
+from plm_composer.config.merge import load_config
+from plm_composer.config.schema import TrainConfig
 from plm_composer.data.batches import Batch, count_positions, count_tokens
 from plm_composer.data.collate import Protein
-from plm_composer.hardware import describe_machine, matmul_peak, prepare_cpu
+from plm_composer.hardware.machine import describe_machine, matmul_peak, prepare_cpu
 from plm_composer.model.config import PRESETS, training_flops
+from plm_composer.run.checks import make_collator, model_config
+from plm_composer.run.train import make_model, make_optimizer
 from plm_composer.sample import TRAIN_FASTA
-from plm_composer.schema import TrainConfig
-from plm_composer.shards.fasta import read_fasta
-from plm_composer.training import make_model, make_optimizer
+from plm_composer.shards.inputs.fasta import read_fasta
 
 YAML = Path(__file__).parent.parent / "yamls" / "esm2_small.yaml"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

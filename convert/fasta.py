@@ -6,9 +6,9 @@ import argparse
 from typing import get_args
 
 from plm_composer.errors import run_command
-from plm_composer.shards.clusters import Members, Unlisted
 from plm_composer.shards.command import CommandParser, add_common_options, common_arguments, report
 from plm_composer.shards.convert import convert_fasta
+from plm_composer.shards.inputs.clusters import Members, Unlisted
 
 
 def main() -> None:

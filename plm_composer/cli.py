@@ -35,9 +35,9 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Check a YAML with its recipes and overrides, print the resolved config, and predict the memory it takes."""
-    from plm_composer.checks import check_config
-    from plm_composer.config import load_config, to_yaml
-    from plm_composer.memory_estimate import estimate
+    from plm_composer.config.merge import load_config, to_yaml
+    from plm_composer.run.checks import check_config
+    from plm_composer.run.memory import estimate
 
     resolved = load_config(yaml, overrides or [])
     check_config(resolved)
@@ -55,7 +55,7 @@ def recipes(
     as_json: AsJson = False,
 ) -> None:
     """List the speed-up recipes, one line each."""
-    from plm_composer.recipes import describe_recipes, recipe_folders
+    from plm_composer.config.recipe_search import describe_recipes, recipe_folders
 
     found = describe_recipes(recipe_folders() if folder is None else [folder])
     _print(found, as_json)
@@ -97,10 +97,10 @@ def evaluate(
     """Score a model by the pinned evaluation: 15 % of residues hidden, loss in nats."""
     from plm_composer.evaluation.evaluate import evaluate as run_evaluation
     from plm_composer.evaluation.evaluate import read_proteins
-    from plm_composer.loading import load_model
+    from plm_composer.inference.load import load_trained
 
     place = _place(device, precision)
-    loaded = load_model(model, trust)
+    loaded = load_trained(model, trust)
     result = run_evaluation(loaded.model, read_proteins(data, limit), batch_tokens=batch_tokens, progress=True, **place)
     _print({"model": str(loaded.source), "data": data, **dataclasses.asdict(result)}, as_json)
 
@@ -116,11 +116,11 @@ def export(
     """Write a Hugging Face folder that `transformers` loads, with a model card."""
     from plm_composer.evaluation.evaluate import evaluate as run_evaluation
     from plm_composer.evaluation.evaluate import read_proteins
-    from plm_composer.export import check_export, export_model
-    from plm_composer.loading import load_model
+    from plm_composer.inference.export import check_export, export_model
+    from plm_composer.inference.load import load_trained
 
     check_export(out)
-    loaded = load_model(checkpoint, trust)
+    loaded = load_trained(checkpoint, trust)
     scores: dict[str, Any] = {}
     if data is not None:
         evaluation = dataclasses.asdict(run_evaluation(loaded.model, read_proteins(data), progress=True))
@@ -144,10 +144,10 @@ def embed(
     as_json: AsJson = False,
 ) -> None:
     """Write the last layer's embeddings of proteins, in the order of the FASTA."""
-    from plm_composer.embedding import check_output, check_space, save_embeddings
-    from plm_composer.embedding import embed as run_embedding
-    from plm_composer.loading import load_model
-    from plm_composer.shards.fasta import read_fasta
+    from plm_composer.inference.embed import check_output, check_space, save_embeddings
+    from plm_composer.inference.embed import embed as run_embedding
+    from plm_composer.inference.load import load_trained
+    from plm_composer.shards.inputs.fasta import read_fasta
 
     check_output(out)
     place = _place(device, precision)
@@ -155,7 +155,7 @@ def embed(
     if not records:
         raise UserError(f"{fasta}: holds no proteins")
     names, proteins = zip(*records, strict=True)
-    loaded = load_model(checkpoint, trust, head_required=False)
+    loaded = load_trained(checkpoint, trust, head_required=False)
     check_space(out, names, list(map(len, proteins)), loaded.model.config.hidden_size, per_residue)
     embeddings = run_embedding(
         loaded.model,
@@ -221,9 +221,9 @@ def _place(device: str | None, precision: str) -> dict[str, Any]:
     """The torch device and autocast dtype of ``--device`` and ``--precision``."""
     import torch
 
-    from plm_composer.checks import DEVICES, PRECISIONS
-    from plm_composer.hardware import prepare_cpu
-    from plm_composer.precision import resolve_precision
+    from plm_composer.hardware.machine import prepare_cpu
+    from plm_composer.hardware.precision import resolve_precision
+    from plm_composer.run.checks import DEVICES, PRECISIONS
 
     if precision not in PRECISIONS:
         raise UserError(f"--precision is {precision!r}; choose from {', '.join(PRECISIONS)}")

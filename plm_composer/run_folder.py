@@ -5,29 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plm_composer.config import read_resolved, to_yaml
+from plm_composer.checkpoints.names import CHECKPOINT_FILE, LATEST, SHARD_FILE
+from plm_composer.config.merge import read_resolved, to_yaml
+from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.files.atomic import FULL_DISK, is_full, replacing
 from plm_composer.files.owned import remove_files
-from plm_composer.model.huggingface import loader, read_config
-from plm_composer.schema import TrainConfig
 
 _DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
 _DEFINES_THE_DATA = (
     "batch_format", "crop_length", "crop_keeps_ends", "mask_rate", "mask_token_fraction", "random_token_fraction",
     "shuffle", "shuffle_algo", "shuffle_block_size",
 )  # fmt: skip
-LATEST = "latest-rank0.pt"
-"""The link to the last checkpoint, by Composer's name for it."""
-_CHECKPOINT_FILE = re.compile(r"(partial-)?(ep\d+-ba\d+(-rank\d+\.pt)?|latest-rank\d+\.pt)")
-_SHARD = re.compile(r"\.metadata|__\d+_\d+\.distcp")
 _HEADER = "# The resolved config of a run, written by plm-composer.\n"
 """First line of ``config.yaml``: what tells it from a file of that name that somebody keeps there."""
 
@@ -66,24 +61,6 @@ class RunFolder:
     def export(self) -> Path:
         """The last model as a Hugging Face folder."""
         return self.path / "export"
-
-    def summary(self, scores: Mapping[str, float]) -> str:
-        """What a run says when it ends: the validation scores, where its parts lie, and what to do with them."""
-        lines = []
-        if "masked_nll" in scores:
-            loss, perplexity, accuracy = (scores[name] for name in ("masked_nll", "perplexity", "accuracy"))
-            lines += [f"validation loss {loss:.4f} nats, perplexity {perplexity:.2f}, accuracy {accuracy:.1%}", ""]
-        lines += [f"{'metrics':<12}{self.metrics}"]
-        lines += [f"{'checkpoint':<12}{self.latest}"] if self.latest.exists() else []
-        if self.export.is_dir():
-            lines += [
-                f"{'model':<12}{self.export}  (loads with {loader(read_config(self.export))})",
-                "",
-                "next:",
-                f"  plm evaluate {self.export} --data PROTEINS.fasta",
-                f"  plm embed {self.export} PROTEINS.fasta --out embeddings.npz",
-            ]
-        return "\n".join(lines)
 
     @contextlib.contextmanager
     def explain_full_disk(self) -> Iterator[None]:
@@ -181,11 +158,11 @@ def _remove_run(folder: RunFolder) -> None:
     if not folder.checkpoints.is_dir():
         return
     for path in folder.checkpoints.iterdir():
-        if not _CHECKPOINT_FILE.fullmatch(path.name):
+        if not CHECKPOINT_FILE.fullmatch(path.name):
             continue
         if path.is_symlink() or path.is_file():
             path.unlink()
-        elif all(_SHARD.fullmatch(part.name) for part in path.iterdir()):
+        elif all(SHARD_FILE.fullmatch(part.name) for part in path.iterdir()):
             shutil.rmtree(path)
 
 

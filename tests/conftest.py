@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from commands import REPOSITORY, TINY, Run, WriteShards, run_in
-from disks import Disk, SmallDisk, mount_disk
-from object_store import ObjectStore, serve
 from streaming import MDSWriter
 
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
 from plm_composer.shards.convert import convert_fasta
-from plm_composer.shards.fasta import read_fasta
+from plm_composer.shards.inputs.fasta import read_fasta
+from tests.commands import REPOSITORY, TINY, Run, WriteShards, run_in
+from tests.disks import Disk, SmallDisk, mount_disk
+from tests.object_store import ObjectStore, serve
 
 
 @pytest.fixture(scope="session")

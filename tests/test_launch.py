@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import REPOSITORY
 
-from plm_composer.config import load_config
+from plm_composer.config.merge import load_config
+from tests.commands import REPOSITORY
 
 FOLDER = REPOSITORY / "yamls" / "launch"
 SHELL = sorted(FOLDER.glob("*.sbatch"))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.run_folder import RunFolder, prepare
-from plm_composer.schema import TrainConfig
 
 METRICS = '{"batch": 1, "epoch": 0, "proteins": 8, "tokens": 90, "seconds": 0.1}\n'
 Usage = collections.namedtuple("Usage", "total used free")

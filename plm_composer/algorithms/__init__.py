@@ -16,11 +16,11 @@ from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
 from plm_composer.algorithms.sam import check_sam
 from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup
 from plm_composer.algorithms.swa import StochasticWeightAveraging, check_swa
-from plm_composer.components import build
+from plm_composer.config.registry import build
 from plm_composer.data.collate import Collator
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 ALGORITHMS: dict[str, Any] = {
     "batch_size_warmup": BatchSizeWarmup,

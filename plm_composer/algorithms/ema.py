@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from plm_composer.errors import UserError
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 _DDP_PREFIX = "module."
 

@@ -13,7 +13,7 @@ from plm_composer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 
 class LayerFreezing(Algorithm):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from composer.utils import get_device
 
 from plm_composer.errors import UserError
-from plm_composer.precision import resolve_precision
+from plm_composer.hardware.precision import resolve_precision
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 
 def check_low_precision_layernorm(arguments: Mapping[str, Any], config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from plm_composer.errors import UserError
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 
 def check_sam(arguments: Mapping[str, Any], config: TrainConfig) -> None:

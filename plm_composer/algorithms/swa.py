@@ -12,7 +12,7 @@ from composer.utils import dist
 from plm_composer.errors import UserError
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 _START, _END = "0.7dur", "0.97dur"
 

@@ -14,8 +14,8 @@ from composer.loggers import ProgressBarLogger
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
 from plm_composer.errors import UserError
-from plm_composer.hardware import synchronize
-from plm_composer.processes import first_ones
+from plm_composer.hardware.machine import synchronize
+from plm_composer.hardware.processes import first_ones
 
 _WRITTEN_PER_SECOND = 200e6
 """Bytes of a checkpoint or an export, assumed until one was written."""

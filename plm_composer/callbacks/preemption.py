@@ -12,7 +12,7 @@ from typing import Any
 from composer import Callback, Logger, State
 from composer.utils import dist
 
-from plm_composer.processes import greatest_of_all
+from plm_composer.hardware.processes import greatest_of_all
 
 EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports for SIGTERM: not 0, so that whoever starts runs again knows that this one is not done."""

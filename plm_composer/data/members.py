@@ -7,7 +7,7 @@ draw a UniRef50 cluster, then one of its UniRef90 members.
 from __future__ import annotations
 
 from plm_composer.data.randomness import Purpose, sample_keys, uniform
-from plm_composer.shards.mds import MEMBER_SEPARATOR
+from plm_composer.files.mds import MEMBER_SEPARATOR
 
 
 def draw_member(record: bytes, seed: int, epoch: int, sample_id: int) -> bytes:

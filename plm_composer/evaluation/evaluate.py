@@ -14,15 +14,15 @@ import torch
 from tqdm import tqdm
 
 from plm_composer.data.batches import Batch
-from plm_composer.data.reading import read_split
-from plm_composer.data.remote_cache import cache_places
+from plm_composer.data.streaming.reading import read_split
+from plm_composer.data.streaming.remote_cache import cache_places
 from plm_composer.errors import UserError
 from plm_composer.evaluation.loader import EvaluationBatches
 from plm_composer.evaluation.pinned import set_digest
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
-from plm_composer.shards.cleaning import Rules
-from plm_composer.shards.fasta import read_fasta
+from plm_composer.shards.inputs.cleaning import Rules
+from plm_composer.shards.inputs.fasta import read_fasta
 
 
 @dataclasses.dataclass(frozen=True)

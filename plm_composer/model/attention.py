@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plm_composer.errors import UserError
+from plm_composer.hardware.precision import multiplies_bf16
 from plm_composer.model.alibi import alibi_bias
 from plm_composer.model.protein_groups import groups_of
 from plm_composer.model.tiled_attention import attend_tiled, kept_scores
-from plm_composer.precision import multiplies_bf16
 
 
 class PackedProteins:

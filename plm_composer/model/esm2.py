@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plm_composer.errors import UserError
+from plm_composer.model.batch_layouts import Layout, PackedLayout, PaddedLayout, RecordingLayout
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, drop_rates
 from plm_composer.model.feed_forward import ESM2FeedForward
 from plm_composer.model.layer_drop import apply_to_kept, draw_kept
-from plm_composer.model.layout import Layout, PackedLayout, PaddedLayout, RecordingLayout
 from plm_composer.model.normalization import make_head_norm, make_norm
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from plm_composer.model.batch_layouts import Layout
 from plm_composer.model.config import ESM2Config, drop_rates, keep_probability
-from plm_composer.model.layout import Layout
 
 
 def draw_kept(config: ESM2Config, proteins: int) -> Tensor:

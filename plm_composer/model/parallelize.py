@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from plm_composer.model.batch_layouts import Layout
 from plm_composer.model.esm2 import ESM2, ESM2Block
-from plm_composer.model.layout import Layout
 
 AUTO = "auto"
 """The ``compile_config`` that leaves the choice to ``compile_arguments``."""

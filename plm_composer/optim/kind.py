@@ -13,7 +13,7 @@ from torch import nn
 from plm_composer.optim.parameter_groups import parameter_groups
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 Groups = list[dict[str, Any]]
 

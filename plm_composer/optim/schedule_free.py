@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from plm_composer.errors import UserError
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 _SCHEDULES = ("constant", "constant_with_warmup")
 _REFUSED_ALGORITHMS = {

@@ -11,7 +11,7 @@ import torch
 from plm_composer.errors import UserError
 
 if TYPE_CHECKING:
-    from plm_composer.schema import TrainConfig
+    from plm_composer.config.schema import TrainConfig
 
 _LARGEST_SIDE = 10000
 """The library's default of ``max_precondition_dim``."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plm_composer.errors import UserError, run_command
-from plm_composer.shards.fasta import read_fasta
+from plm_composer.shards.inputs.fasta import read_fasta
 from plm_composer.tokenizer import STANDARD_RESIDUES
 
 MIN_RESIDUES, MAX_RESIDUES = 40, 512

@@ -7,9 +7,9 @@ import sys
 from typing import Any, NoReturn
 
 from plm_composer.errors import EXIT_CODE
-from plm_composer.shards.cleaning import Rules
-from plm_composer.shards.manifest import Manifest
-from plm_composer.shards.settings import DEFAULT_VAL_FRACTION, Settings
+from plm_composer.shards.inputs.cleaning import Rules
+from plm_composer.shards.output.manifest import Manifest
+from plm_composer.shards.output.settings import DEFAULT_VAL_FRACTION, Settings
 
 
 class CommandParser(argparse.ArgumentParser):

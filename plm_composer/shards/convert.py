@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from plm_composer.errors import UserError
-from plm_composer.shards.clusters import ClusterTable, Members, Unlisted
-from plm_composer.shards.fasta import FastaSource
-from plm_composer.shards.manifest import Manifest
+from plm_composer.shards.inputs.clusters import ClusterTable, Members, Unlisted
+from plm_composer.shards.inputs.fasta import FastaSource
+from plm_composer.shards.inputs.records import TRAIN, VAL
+from plm_composer.shards.output.manifest import Manifest
+from plm_composer.shards.output.settings import Settings
 from plm_composer.shards.pipeline import run
-from plm_composer.shards.records import TRAIN, VAL
-from plm_composer.shards.settings import Settings
 
 
 def convert_fasta(
@@ -116,7 +116,7 @@ def convert_huggingface(
         UserError: Whatever the user can mend: the dataset, the output, an argument, the disk.
     """
     # Slow to import, and not needed for FASTA.
-    from plm_composer.shards.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
+    from plm_composer.shards.inputs.rows import VAL_SPLIT_NAMES, RowSource, choose_split, load_splits
 
     if val_split is not None and val_fraction:
         raise UserError("--val-split and --val-fraction: choose one, a split of its own or a share of the other")

@@ -5,56 +5,34 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from plm_composer import __version__
 from plm_composer.errors import UserError
-from plm_composer.shards.clusters import ClusterTable
-from plm_composer.shards.duplicates import RepeatFilter
-from plm_composer.shards.finishing import finish
-from plm_composer.shards.gathering import gather
-from plm_composer.shards.journal import Journal
-from plm_composer.shards.manifest import (
+from plm_composer.shards.inputs.clusters import ClusterTable
+from plm_composer.shards.inputs.records import SPLITS, VAL, ParsedBlock, Records, parse_block
+from plm_composer.shards.inputs.sources import Source
+from plm_composer.shards.output.duplicates import RepeatFilter
+from plm_composer.shards.output.finishing import finish
+from plm_composer.shards.output.gathering import gather
+from plm_composer.shards.output.journal import Journal
+from plm_composer.shards.output.manifest import (
     Manifest,
     ShardSummary,
-    SourceSummary,
 )
+from plm_composer.shards.output.remote import connect, is_remote, upload
+from plm_composer.shards.output.settings import Settings
+from plm_composer.shards.output.staging import staged_folder
+from plm_composer.shards.output.writing import Shard, ShardCutter, write_shard
 from plm_composer.shards.parallel import available_cores, ordered_map
 from plm_composer.shards.progress import Progress
-from plm_composer.shards.records import SPLITS, VAL, Block, ParsedBlock, Records, parse_block
-from plm_composer.shards.remote import connect, is_remote, upload
-from plm_composer.shards.settings import Settings
-from plm_composer.shards.staging import staged_folder
-from plm_composer.shards.writing import Shard, ShardCutter, write_shard
 
 _GATHERING = ".gathering"
 _MOST_DEFAULT_PROCESSES = 16
-
-
-class Source(Protocol):
-    """Where proteins come from: an input that is read once."""
-
-    @property
-    def split(self) -> str:
-        """``train`` or ``val``."""
-
-    @property
-    def size(self) -> int | None:
-        """Bytes to read, if known."""
-
-    @property
-    def identity(self) -> list[Any]:
-        """Plain values that are others once the input is another, as far as can be told without reading it."""
-
-    def blocks(self, on_bytes: Callable[[int], object]) -> Iterator[Block]:
-        """Reads the input; reports bytes as they are read."""
-
-    def summary(self) -> SourceSummary:
-        """What was read."""
 
 
 def run(

@@ -23,19 +23,20 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import Lengths
+from plm_composer.files.mds import SIZE_BYTES
 from plm_composer.shards.convert import settings_for
-from plm_composer.shards.duplicates import RepeatFilter
-from plm_composer.shards.fasta import FastaBlock, FastaSource
-from plm_composer.shards.finishing import finish
-from plm_composer.shards.manifest import Manifest, ShardSummary, SourceSummary
-from plm_composer.shards.mds import SIZE_BYTES
-from plm_composer.shards.records import SPLITS, TRAIN, VAL, ParsedBlock, Records, parse_block
-from plm_composer.shards.remote import is_remote
-from plm_composer.shards.settings import Settings
-from plm_composer.shards.staging import staged_folder
-from plm_composer.shards.streams import STDIN, HashedFile, open_input
-from plm_composer.shards.writing import Shard, ShardCutter, write_shard
+from plm_composer.shards.inputs.cleaning import Lengths
+from plm_composer.shards.inputs.fasta import FastaBlock, FastaSource
+from plm_composer.shards.inputs.records import SPLITS, TRAIN, VAL, ParsedBlock, Records, parse_block
+from plm_composer.shards.inputs.sources import SourceSummary
+from plm_composer.shards.inputs.streams import STDIN, HashedFile, open_input
+from plm_composer.shards.output.duplicates import RepeatFilter
+from plm_composer.shards.output.finishing import finish
+from plm_composer.shards.output.manifest import Manifest, ShardSummary
+from plm_composer.shards.output.remote import is_remote
+from plm_composer.shards.output.settings import Settings
+from plm_composer.shards.output.staging import staged_folder
+from plm_composer.shards.output.writing import Shard, ShardCutter, write_shard
 
 BlockKey = tuple[int, int]
 """Number of the input, and of the block in it: their order is that of the proteins."""

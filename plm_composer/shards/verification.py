@@ -14,9 +14,9 @@ import xxhash
 import zstd
 
 from plm_composer.errors import UserError
-from plm_composer.shards.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, digest_of_shards, read_manifest
+from plm_composer.shards.output.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, digest_of_shards, read_manifest
+from plm_composer.shards.output.remote import download, is_remote
 from plm_composer.shards.parallel import available_cores, ordered_map
-from plm_composer.shards.remote import download, is_remote
 
 _DOWNLOADS_AT_ONCE = 8
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from plm_composer.automatic_conversion import prepare_shards
 from plm_composer.errors import UserError
 from plm_composer.evaluation.evaluate import evaluate, read_proteins
 from plm_composer.evaluation.pinned import set_digest
 from plm_composer.files.atomic import replacing
-from plm_composer.hardware import describe_machine, prepare_cpu
-from plm_composer.loading import load_model
+from plm_composer.hardware.machine import describe_machine, prepare_cpu
+from plm_composer.inference.load import load_trained
+from plm_composer.run.conversion import prepare_shards
 from plm_composer.run_folder import RunFolder
 from plm_composer.studies.comparison import VariantSummary, summarise
 from plm_composer.studies.launching import ProcessLauncher, ending_on_signals, only_study
@@ -174,7 +174,7 @@ def _score(folder: Path, proteins: Sequence[bytes]) -> Mapping[str, Any]:
     if not on_gpu:
         prepare_cpu()
     export = RunFolder(folder).export
-    model = load_model(export if export.is_dir() else folder).model
+    model = load_trained(export if export.is_dir() else folder).model
     try:
         return dataclasses.asdict(evaluate(model, proteins, device="cuda" if on_gpu else "cpu"))
     finally:

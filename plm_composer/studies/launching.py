@@ -39,7 +39,7 @@ class ProcessLauncher:
         try:
             with run.log.open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "plm_composer.train_command", *arguments],
+                    [sys.executable, "-m", "plm_composer.run.command", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

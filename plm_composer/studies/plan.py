@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plm_composer.checks import check_config
-from plm_composer.config import load_config, parse_config, read_resolved
+from plm_composer.config.merge import load_config, parse_config, read_resolved
+from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.run.checks import check_config
 from plm_composer.run_folder import RunFolder
-from plm_composer.schema import TrainConfig
 from plm_composer.studies.results import Failure, RunResult, read_failure, read_result
 from plm_composer.studies.schema import Study
 

@@ -10,8 +10,8 @@ from typing import Optional
 
 from omegaconf import MISSING
 
-from plm_composer.components import suggestion
-from plm_composer.config import read_schema
+from plm_composer.config.merge import read_schema
+from plm_composer.config.registry import suggestion
 from plm_composer.errors import UserError
 
 SET_BY_THE_STUDY = ("run_name", "run_folder", "seed", "autoresume", "save_overwrite")

@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from commands import REPOSITORY, TINY
 from composer import Callback, Logger, State, Trainer
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.callbacks import CALLBACKS
-from plm_composer.checks import check_config
-from plm_composer.config import load_config
+from plm_composer.config.merge import load_config
+from plm_composer.config.schema import TrainConfig
+from plm_composer.run.checks import check_config
+from plm_composer.run.datasets import find_places
+from plm_composer.run.train import make_trainer
 from plm_composer.run_folder import RunFolder
-from plm_composer.schema import TrainConfig
-from plm_composer.training import make_trainer
-from plm_composer.training_data import find_places
+from tests.commands import REPOSITORY, TINY
 
 QUIET = (
     *(f"callbacks.{name}=null" for name in ("speed_monitor", "efficiency_monitor", "runtime_estimator", "lr_monitor")),

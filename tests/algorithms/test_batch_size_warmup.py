@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from curriculum_batches import FORMATS, PROTEINS, at, collator, equal
 
 from plm_composer.algorithms.batch_curriculum import bind_curricula
 from plm_composer.algorithms.batch_size_warmup import BatchSizeWarmup
@@ -11,6 +10,7 @@ from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
 from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup
 from plm_composer.data.batches import count_proteins, count_rows, count_tokens, split, split_by_tokens
 from plm_composer.errors import UserError
+from tests.algorithms.curriculum_batches import FORMATS, PROTEINS, at, collator, equal
 
 
 @pytest.mark.parametrize("batch_format", FORMATS)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from composer.algorithms.low_precision_layernorm.low_precision_layernorm import LPLayerNorm
-from small_training import config_of, small_training
 
 from plm_composer.algorithms import ALGORITHMS, COMBINATION_CHECKS, REFUSED_ALGORITHMS
-from plm_composer.checks import check_config
 from plm_composer.errors import UserError
+from plm_composer.run.checks import check_config
+from tests.algorithms.small_training import config_of, small_training
 
 
 @pytest.mark.parametrize(

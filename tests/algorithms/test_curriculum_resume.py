@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_training import same_batches, same_weights, small_training
+
+from tests.algorithms.small_training import same_batches, same_weights, small_training
 
 CURRICULA = (
     "algorithms.mask_rate_schedule={initial_rate: 0.3, final_rate: 0.1}",

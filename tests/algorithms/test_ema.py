@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 from composer import Callback, Logger, State
-from small_training import config_of, same_weights, small_training
 
 from plm_composer.algorithms.ema import ExponentialMovingAverage
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.callbacks.preemption import EXIT_CODE
 from plm_composer.errors import UserError
 from plm_composer.evaluation.evaluate import evaluate, read_proteins
-from plm_composer.loading import load_model
-from plm_composer.training import train
+from plm_composer.inference.load import load_trained
+from plm_composer.run.train import train
+from tests.algorithms.small_training import config_of, same_weights, small_training
 
 SMOOTHING = 0.6
 EMA = f"algorithms.ema={{smoothing: {SMOOTHING}}}"
@@ -82,12 +82,12 @@ def test_evaluation_checkpoint_and_export_are_the_average(
     )  # fmt: skip
     assert code == 0
     average = averager.averages[max(averager.averages)]
-    exported = load_model(tmp_path / "export").model
-    saved = load_model(tmp_path).model
+    exported = load_trained(tmp_path / "export").model
+    saved = load_trained(tmp_path).model
     assert close(exported.state_dict(), average)
     assert same_weights(exported.state_dict(), saved.state_dict())
     number = int(save_interval.removesuffix("ba"))
-    earlier = load_model(tmp_path / "checkpoints" / f"ep0-ba{number}-rank0.pt")
+    earlier = load_trained(tmp_path / "checkpoints" / f"ep0-ba{number}-rank0.pt")
     assert close(earlier.model.state_dict(), averager.averages[number])
     assert differ(earlier.model.state_dict(), average)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -107,7 +107,7 @@ def test_a_checkpoint_that_a_signal_asks_for_is_the_average(
         "preemption_grace=1e6",
     )
     assert code == EXIT_CODE
-    assert close(load_model(tmp_path).model.state_dict(), averager.averages[3])
+    assert close(load_trained(tmp_path).model.state_dict(), averager.averages[3])
 
 
 def test_a_resume_is_the_unbroken_run(small_set: Path, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import config_of, same_weights, small_training
 
 from plm_composer.algorithms.layer_freezing import LayerFreezing
-from plm_composer.checks import check_config
 from plm_composer.errors import UserError
+from plm_composer.run.checks import check_config
+from tests.algorithms.small_training import config_of, same_weights, small_training
 
 FREEZING = "algorithms.layer_freezing={freeze_start: 0.3dur, freeze_level: 1.0}"
 MODEL = ("model.num_hidden_layers=4", "save_interval=1ba", "save_num_checkpoints_to_keep=-1")

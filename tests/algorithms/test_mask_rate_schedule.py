@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from curriculum_batches import FORMATS, PROTEINS, at, collator, equal
 
 from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule, lower_mask_rate
 from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
+from tests.algorithms.curriculum_batches import FORMATS, PROTEINS, at, collator, equal
 
 
 @pytest.mark.parametrize("batch_format", FORMATS)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from curriculum_batches import FORMATS, PROTEINS, at, collator, equal, rows
 
 from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup, cut_to_pieces, take_windows
 from plm_composer.data.collate import Protein
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import CLS_ID, EOS_ID, IGNORE_INDEX
+from tests.algorithms.curriculum_batches import FORMATS, PROTEINS, at, collator, equal, rows
 
 
 def contains(whole: list, piece: list) -> bool:

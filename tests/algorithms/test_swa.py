@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import config_of, same_weights, small_training
 
 from plm_composer.algorithms.swa import StochasticWeightAveraging
-from plm_composer.checks import check_config
 from plm_composer.errors import UserError
+from plm_composer.run.checks import check_config
+from tests.algorithms.small_training import config_of, same_weights, small_training
 
 SWA = "algorithms.swa={update_interval: 1ba, swa_start: 0.5dur, swa_end: 1dur}"
 

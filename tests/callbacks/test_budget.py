@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import REPOSITORY, TINY, Run
 from composer import Logger
 from composer.core import Timestamp
 from composer.devices import DeviceCPU
@@ -22,6 +21,7 @@ from composer.devices import DeviceCPU
 from plm_composer.budget.ledger import FILE_NAME, Ledger
 from plm_composer.callbacks.budget import Budget, estimate_evaluation
 from plm_composer.evaluation.loader import make_evaluator
+from tests.commands import REPOSITORY, TINY, Run
 
 UNLIMITED = [override for override in TINY if not override.startswith("max_duration=")]
 COMMAND = (REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml")

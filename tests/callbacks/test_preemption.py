@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interrupted_runs import DEADLINE, PROBES, Run, same_weights
+
+from tests.run.interrupted_runs import DEADLINE, PROBES, Run, same_weights
 
 EXIT_CODE = 143
 OVERRIDES = ("max_duration=40ba", "save_interval=1ep", "eval_interval=1ep")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from plm_composer.errors import UserError
-from plm_composer.shards.cleaning import Rules
 from plm_composer.shards.convert import convert_fasta
-from plm_composer.shards.manifest import read_manifest
-from plm_composer.shards.settings import Settings
+from plm_composer.shards.inputs.cleaning import Rules
+from plm_composer.shards.output.manifest import read_manifest
+from plm_composer.shards.output.settings import Settings
 from plm_composer.shards.spark import convert_fasta_on_spark
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from plm_composer.data.batches import (
     split_by_tokens,
     with_labels,
 )
-from plm_composer.data.loader import PinnedSplit
+from plm_composer.data.streaming.loader import PinnedSplit
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import IGNORE_INDEX, PAD_ID
 

@@ -9,9 +9,9 @@ from scipy import stats
 from torch.utils.data import DataLoader
 
 from plm_composer.data.collate import Collator
-from plm_composer.data.dataset import StreamingProteinDataset
 from plm_composer.data.members import draw_member, first_member
-from plm_composer.data.reading import read_split
+from plm_composer.data.streaming.dataset import StreamingProteinDataset
+from plm_composer.data.streaming.reading import read_split
 
 CLUSTERS = [[b"MKV" + b"A" * (9 * cluster + member) for member in range(1 + cluster % 5)] for cluster in range(48)]
 RECORDS = [b"\n".join(cluster) for cluster in CLUSTERS]

@@ -9,7 +9,7 @@ from transformers import EsmForMaskedLM
 from plm_composer.errors import UserError
 from plm_composer.evaluation.evaluate import evaluate, read_proteins
 from plm_composer.evaluation.pinned import collate_windows, windows
-from plm_composer.loading import load_model
+from plm_composer.inference.load import load_trained
 from plm_composer.sample import VAL_FASTA
 from plm_composer.tokenizer import IGNORE_INDEX
 
@@ -33,7 +33,7 @@ def test_scores_are_those_of_transformers(finished_run, proteins) -> None:
             scored = labels != IGNORE_INDEX
             losses += torch.nn.functional.cross_entropy(logits[scored], labels[scored], reduction="none").tolist()
             right += (logits[scored].argmax(-1) == labels[scored]).tolist()
-    result = evaluate(load_model(finished_run.folder).model, proteins)
+    result = evaluate(load_trained(finished_run.folder).model, proteins)
     assert result.scored_tokens == len(losses)
     assert result.proteins == len(proteins)
     assert result.loss == pytest.approx(sum(losses) / len(losses), abs=1e-4)
@@ -42,7 +42,7 @@ def test_scores_are_those_of_transformers(finished_run, proteins) -> None:
 
 
 def test_batch_size_and_order_change_nothing(finished_run, proteins) -> None:
-    model = load_model(finished_run.folder).model
+    model = load_trained(finished_run.folder).model
     one, other = evaluate(model, proteins), evaluate(model, proteins[::-1], batch_tokens=300)
     assert one.loss == pytest.approx(other.loss, abs=1e-5)
     assert one.set_digest == other.set_digest
@@ -55,7 +55,7 @@ def test_training_evaluates_by_the_same_protocol(finished_run) -> None:
     logged = [line["metrics/eval/masked_nll"] for line in lines if "metrics/eval/masked_nll" in line][-1]
     # The run looked at the first batch of the validation set only.
     shards = read_proteins(str(finished_run.scratch / "data" / "sample"))
-    model = load_model(finished_run.folder).model
+    model = load_trained(finished_run.folder).model
     counts = range(40, 90)
     assert any(evaluate(model, shards[:count]).loss == pytest.approx(logged, abs=1e-4) for count in counts)
 
@@ -69,7 +69,7 @@ def test_fasta_and_shards_give_the_same_set(finished_run, tmp_path) -> None:
 
 
 def test_nothing_to_score_is_one_line(finished_run, tmp_path) -> None:
-    model = load_model(finished_run.folder).model
+    model = load_trained(finished_run.folder).model
     with pytest.raises(UserError, match="no proteins"):
         evaluate(model, [])
     with pytest.raises(UserError, match="no standard residue"):

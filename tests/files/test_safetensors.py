@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from disks import SmallDisk
 from safetensors.torch import load_file
 
 from plm_composer.files.safetensors import write_safetensors
+from tests.disks import SmallDisk
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -7,14 +7,14 @@ import itertools
 
 import pytest
 import torch
-from small_models import SMALL, attend, close
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from plm_composer.model import protein_groups, tiled_attention
 from plm_composer.model.alibi import alibi_slopes
-from plm_composer.model.layout import PaddedLayout, RecordingLayout
+from plm_composer.model.batch_layouts import PaddedLayout, RecordingLayout
+from tests.model.small_models import SMALL, attend, close
 
 LENGTHS = (5, 90, 17, 1, 64)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import attend, close
 from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model import attention
 from plm_composer.model.attention import BACKENDS, FITS, choose_backend
+from tests.model.small_models import attend, close
 
 LENGTHS = {
     "one": (33,),

@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from composer import DataSpec, Trainer
-from small_models import SMALL, close, inputs, make_batch, make_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2Block
 from plm_composer.tokenizer import IGNORE_INDEX
+from tests.model.small_models import SMALL, close, inputs, make_batch, make_model
 
 FORMS = ["padded", "packed"]
 

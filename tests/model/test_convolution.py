@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import SMALL, close, inputs, make_batch
 from torch import Tensor
 
 from plm_composer.model.convolution import DepthwiseConvolution, convolve_in_graph, find_edges
 from plm_composer.model.esm2 import ESM2
+from tests.model.small_models import SMALL, close, inputs, make_batch
 
 Convolve = Callable[[Tensor, Tensor, list[int]], Tensor]
 LENGTHS = [7, 1, 0, 2, 3, 20, 1, 1, 0]

@@ -11,17 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from esm.model.esm2 import ESM2 as FairESM2
-from small_models import LENGTHS, SMALL, close, inputs, make_batch, make_model, randomise
 from torch import Tensor
 from transformers import AttentionInterface, EsmConfig, EsmForMaskedLM
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.fair_esm import from_fair_esm
-from plm_composer.model.huggingface_config import config_to_huggingface
-from plm_composer.model.huggingface_weights import from_huggingface
+from plm_composer.model.weights.fair_esm import from_fair_esm
+from plm_composer.model.weights.huggingface_config import config_to_huggingface
+from plm_composer.model.weights.huggingface_weights import from_huggingface
 from plm_composer.tokenizer import MASK_ID, PAD_ID
+from tests.model.small_models import LENGTHS, SMALL, close, inputs, make_batch, make_model, randomise
 
 SHAPES = [
     SMALL,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import SMALL, VARIANTS, close, inputs, make_batch, make_model
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,6 +16,7 @@ from plm_composer.model.config import ESM2Config, drop_rates, keep_probability, 
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.layer_drop import draw_kept
 from plm_composer.model.parallelize import parallelize
+from tests.model.small_models import SMALL, VARIANTS, close, inputs, make_batch, make_model
 
 LENGTHS = (17, 40, 3, 29)
 DROPPING = dataclasses.replace(SMALL, layer_drop=0.6)

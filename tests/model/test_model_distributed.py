@@ -13,14 +13,14 @@ from composer.core import Precision
 from composer.distributed import prepare_distributed
 from composer.distributed.prepare_distributed import parallelize_composer_model
 from composer.utils.parallelism import FSDP2Config
-from small_models import SMALL, make_batch, make_model
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
-from plm_composer.gloo import correct_fsdp_on_cpus
+from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.parallelize import parallelize
+from tests.model.small_models import SMALL, make_batch, make_model
 
 WORLD = 2
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import SMALL, VARIANTS, make_batch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from plm_composer.data.batches import Batch, count_tokens, split_by_tokens
-from plm_composer.model import layout
+from plm_composer.model import batch_layouts
 from plm_composer.model.composer_model import ESM2ComposerModel, MaskedPrediction
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import parallelize
 from plm_composer.optim import OPTIMIZERS
+from tests.model.small_models import SMALL, VARIANTS, make_batch
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 # Draws of the host, which this mode takes for values of tensors.
@@ -42,7 +42,7 @@ def bf16_by_default() -> Iterator[None]:
 @pytest.fixture
 def flash_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device ``meta`` has neither a backend nor an autocast."""
-    monkeypatch.setattr(layout, "choose_backend", lambda *_: "flash")
+    monkeypatch.setattr(batch_layouts, "choose_backend", lambda *_: "flash")
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _device: False)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import SMALL, VARIANTS, close, make_batch, make_model
 
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import AUTO, compile_arguments, parallelize
+from tests.model.small_models import SMALL, VARIANTS, close, make_batch, make_model
 
 BATCHES = [(17, 40), (9, 31, 22), (50,), (3, 4, 5, 6), (30, 30)]
 HAS_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is not None

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from small_models import attend, close
 from torch import Tensor
 
 from plm_composer.model import protein_groups, tiled_attention
 from plm_composer.model.protein_groups import group, groups_of
 from plm_composer.model.tiled_attention import kept_scores
+from tests.model.small_models import attend, close
 
 LENGTHS = (5, 90, 17, 1, 64, 2, 130, 33, 33)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import SMALL, VARIANTS, close, inputs, make_batch, make_model
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +20,7 @@ from plm_composer.model.config import ESM2Config, parameter_count, training_flop
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.feed_forward import ESM2FeedForward
 from plm_composer.model.parallelize import parallelize
+from tests.model.small_models import SMALL, VARIANTS, close, inputs, make_batch, make_model
 
 
 def variant(name: str, **changes: Any) -> ESM2Config:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import pytorch_optimizer
 import torch
-from tiny_training import tiny_model, tiny_optimizer
 from torch import Tensor, nn
 
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.optim.muon import Muon, muon_groups
+from tests.optim.tiny_training import tiny_model, tiny_optimizer
 
 
 def test_hidden_matrices_are_muons_and_the_rest_is_adamws() -> None:

@@ -10,14 +10,14 @@ import torch
 from composer.core import Time, Timestamp
 from composer.optim import LinearWithWarmupScheduler
 from composer.optim.scheduler import compile_composer_scheduler
-from tiny_training import ARGUMENTS, tiny_model, tiny_optimizer
 from torch import Tensor, nn
 
-from plm_composer.checks import check_config
+from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.files.weights_only import plain_values_only
 from plm_composer.optim import OPTIMIZERS
-from plm_composer.schema import TrainConfig
-from plm_composer.unpickling import plain_values_only
+from plm_composer.run.checks import check_config
+from tests.optim.tiny_training import ARGUMENTS, tiny_model, tiny_optimizer
 
 
 def random_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from composer.distributed.prepare_distributed import parallelize_composer_model
 from composer.utils.parallelism import FSDP2Config
-from tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -21,9 +20,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from plm_composer.gloo import correct_fsdp_on_cpus
+from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.optim.schedule_free import averaged_weights
+from tests.optim.tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 
 WORLD = 2
 STEPS = 3

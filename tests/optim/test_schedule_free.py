@@ -8,19 +8,19 @@ import pytest
 import torch
 from composer import DataSpec, Trainer
 from composer.core import Evaluator
-from tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from plm_composer.callbacks.averaged_weights import AveragedWeights
-from plm_composer.checks import check_config
+from plm_composer.callbacks.schedule_free import AveragedWeights
+from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.loading import load_model
+from plm_composer.files.weights_only import plain_values_only
+from plm_composer.inference.load import load_trained
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.schedule_free import average_checkpoint, averaged_weights
-from plm_composer.schema import TrainConfig
-from plm_composer.unpickling import plain_values_only
+from plm_composer.run.checks import check_config
+from tests.optim.tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 
 NAME = "schedule_free_adamw"
 
@@ -149,7 +149,7 @@ def test_the_export_and_plm_take_the_average(run_command, small_set, repository,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     folder = tmp_path / "runs" / "averaged"
-    exported, loaded = load_model(folder / "export").model.state_dict(), load_model(folder).model.state_dict()
+    exported, loaded = load_trained(folder / "export").model.state_dict(), load_trained(folder).model.state_dict()
     with plain_values_only(folder):
         saved = torch.load(folder / "checkpoints" / "latest-rank0.pt", weights_only=True)["state"]["model"]
     for key, value in loaded.items():

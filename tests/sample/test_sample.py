@@ -11,7 +11,7 @@ import pytest
 import plm_composer.sample
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
 from plm_composer.sample.make_sample import Protein, frequency_loss, read_proteins
-from plm_composer.shards.fasta import read_fasta
+from plm_composer.shards.inputs.fasta import read_fasta
 from plm_composer.tokenizer import STANDARD_RESIDUES
 
 UNIPROT_HEADER = re.compile(r"(sp|tr)\|[A-Z0-9]{6,10}\|[A-Z0-9]+_[A-Z0-9]+ .+ OS=.+ PE=[1-5] SV=\d+")

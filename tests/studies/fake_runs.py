@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
-from commands import REPOSITORY
 
 from plm_composer.studies.plan import PlannedRun
 from plm_composer.studies.results import Point, RunResult
+from tests.commands import REPOSITORY
 
 Loss = Callable[[PlannedRun], float]
 

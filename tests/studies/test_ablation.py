@@ -4,8 +4,6 @@ import json
 
 import pytest
 import yaml
-from commands import TINY
-from fake_runs import FakeLauncher, write_study
 from typer.testing import CliRunner
 
 from plm_composer.cli import app
@@ -13,6 +11,8 @@ from plm_composer.errors import UserError
 from plm_composer.sample import VAL_FASTA
 from plm_composer.studies.ablation import run_study, summarise_study
 from plm_composer.studies.launching import only_study
+from tests.commands import TINY
+from tests.studies.fake_runs import FakeLauncher, write_study
 
 
 def run(path, launch=None, **options):

@@ -5,11 +5,11 @@ import signal
 import threading
 
 import pytest
-from fake_runs import write_study
 
 from plm_composer.studies.launching import ProcessLauncher, ending_on_signals, only_study
 from plm_composer.studies.plan import plan_runs
 from plm_composer.studies.schema import load_study
+from tests.studies.fake_runs import write_study
 
 
 @pytest.fixture

@@ -1,0 +1,258 @@
+"""How a YAML, recipes and overrides become one validated config."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import KeyValidationError, OmegaConfBaseException
+
+from plm_composer.config.argument_types import hints_of
+from plm_composer.config.credentials import refuse_credentials, texts
+from plm_composer.config.recipe_search import find_recipe, recipe_folders
+from plm_composer.config.registry import suggestion
+from plm_composer.config.schema import TrainConfig
+from plm_composer.config.written_text import (
+    Written,
+    merge_written,
+    restore_text,
+    schema_hint,
+    written_in,
+    written_on_command_line,
+)
+from plm_composer.errors import UserError, first_line
+
+REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
+"""Sections that a layer naming another ``name`` (or a ``pretrained`` model) replaces as a whole: arguments of one
+class rarely fit another."""
+
+DATA_SOURCES = ("fasta", "val_fasta", "local", "remote", "streams")
+"""Keys of ``data`` that say where proteins come from: a layer that sets one resets those that it does not set."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A YAML, a recipe or the command line.
+
+    Args:
+        source: Where it comes from, for messages.
+        content: Its keys and values.
+        written: What YAML takes for no text, as it was written.
+    """
+
+    source: str
+    content: DictConfig
+    written: Written
+
+
+def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
+    """Merges a YAML, recipes and overrides, in this order, and checks every key and type.
+
+    Args:
+        path: The run's YAML. Recipes are looked for in ``recipes/`` beside it, then in ``recipe_folders``.
+        arguments: ``key=value`` overrides, with dots for nesting; ``recipe=a,b`` names recipes.
+
+    Returns:
+        The config, with interpolations resolved and ``run_name`` set.
+
+    Raises:
+        UserError: A file cannot be read, a key is unknown, a value has the wrong type or is a secret.
+    """
+    path = Path(path)
+    base = _read_yaml(path)
+    overrides = _parse_overrides(arguments)
+    if overrides.content.get("budget") is not None and "max_duration" in overrides.content:
+        raise UserError("command line: budget takes the place of max_duration; give one of them")
+    recipes = _recipes_of(overrides if "recipe" in overrides.content else base)
+    recipe_paths = [find_recipe(name, recipe_folders(path)) for name in recipes.split(",") if name.strip()]
+
+    merged, written = OmegaConf.structured(TrainConfig), Written()
+    for layer in [base, *map(_read_yaml, recipe_paths), overrides]:
+        merged = _merge(merged, layer.content, layer.source)
+        written = merge_written(written, layer.content, layer.written)
+    with _explaining(str(path)):
+        restore_text(merged, written, functools.partial(_hint_at, merged))
+    if merged.run_name is None:
+        merged.run_name = "-".join([path.stem, *(recipe.stem for recipe in recipe_paths)])
+    merged.recipe = recipes or None
+    return _resolve(merged, str(path))
+
+
+def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
+    """Checks a resolved config, such as a checkpoint carries.
+
+    Args:
+        content: Keys and values.
+        source: Where they come from, for messages.
+
+    Raises:
+        UserError: A key is unknown or a value has the wrong type.
+    """
+    for key, text in texts(content):
+        if "${" in text:  # It would be filled in with this machine's environment.
+            raise UserError(f"{source}: {key} is {text!r}, and the config of a run that has started has no references")
+    return _resolve(_merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(content)), source), source)
+
+
+def read_schema(path: Path, schema: type) -> dict[str, Any]:
+    """Reads a YAML of another schema than a run's, and checks every key and type.
+
+    Args:
+        path: The file.
+        schema: A dataclass that OmegaConf takes, its required keys ``omegaconf.MISSING``.
+
+    Returns:
+        Plain values by key, all of the schema's; references are left as they are.
+
+    Raises:
+        UserError: The file cannot be read, a key is unknown or missing, or a value has the wrong type.
+    """
+    layer = _read_yaml(path)
+    with _explaining(str(path)):
+        merged = OmegaConf.merge(OmegaConf.structured(schema), layer.content)
+        assert isinstance(merged, DictConfig)
+        written = merge_written({}, layer.content, layer.written)
+        restore_text(merged, written, functools.partial(schema_hint, schema))
+    plain = _plain(merged)
+    for key, text in texts(plain):
+        if text == MISSING:
+            raise UserError(f"{path}: {key}: the key is missing")
+    return plain
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """Writes a config as YAML, as ``plm config`` prints it and a run keeps it."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def read_resolved(path: Path) -> dict[str, Any]:
+    """Reads the ``config.yaml`` of a run as a plain dict.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    return _plain(_read_yaml(path).content)
+
+
+def _resolve(merged: DictConfig, source: str) -> TrainConfig:
+    try:
+        refuse_credentials(_plain(merged), os.environ, source)
+        OmegaConf.resolve(merged)
+        refuse_credentials(_plain(merged), os.environ, source)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, source)) from error
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def _plain(merged: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(merged)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _recipes_of(layer: _Layer) -> str:
+    recipes = layer.content.get("recipe")
+    if recipes is None:
+        return ""
+    if isinstance(recipes, DictConfig | ListConfig):
+        raise UserError(f"recipe is {recipes!r}; give names or paths joined by commas")
+    return recipes if isinstance(recipes, str) else layer.written.get(("recipe",), str(recipes))
+
+
+def _hint_at(merged: DictConfig, path: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """The annotation of a key, of the schema or of an argument of what a section names, and the path below it."""
+    hint, rest = schema_hint(TrainConfig, path)
+    if hint is None or not rest:
+        return hint, rest
+    # Here, since these imports take seconds: a mistyped key is told before.
+    from plm_composer.run.named_parts import find_part
+
+    target, argument = find_part(merged, path)
+    return (hints_of(target).get(argument[0]), argument[1:]) if target and argument else (None, ())
+
+
+def _read_yaml(path: Path) -> _Layer:
+    try:
+        text = path.read_text(encoding="utf-8")
+        loaded = OmegaConf.load(io.StringIO(text))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}: not valid YAML: {problem}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, str(path))) from error
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path}: must hold keys and values, not a list")
+    return _Layer(str(path), loaded, written_in(text))
+
+
+def _parse_overrides(arguments: Sequence[str]) -> _Layer:
+    for argument in arguments:
+        if "=" not in argument or not argument.split("=", 1)[0].strip(". "):
+            raise UserError(f"command line: {argument!r} is not an override; write key=value")
+    try:
+        content = OmegaConf.from_dotlist(list(arguments))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"command line: an override cannot be read: {first_line(error)}") from error
+    return _Layer("command line", content, written_on_command_line(arguments))
+
+
+def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
+    with _explaining(source):
+        _reset_what_is_replaced(merged, layer)
+        return OmegaConf.merge(merged, layer)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _explaining(source: str) -> Iterator[None]:
+    """Turns what OmegaConf finds wrong with a layer into a ``UserError``."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, source)) from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {first_line(error)}") from error
+
+
+def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
+    for section in REPLACED_BY_NAME:
+        given = layer.get(section)
+        if not isinstance(given, DictConfig):
+            continue
+        if given.get("name") not in (None, merged[section].get("name")) or "pretrained" in given:
+            merged[section] = {}
+    if "max_duration" in layer and "budget" not in layer:
+        merged.budget = None
+    given = layer.get("data")
+    if isinstance(given, DictConfig) and any(key in given for key in DATA_SOURCES):
+        for key in DATA_SOURCES:
+            if not (key == "local" and "remote" in given and "local" not in given):
+                merged.data[key] = None
+
+
+def _explain(error: OmegaConfBaseException, source: str) -> str:
+    """One line from OmegaConf's several."""
+    key = str(error.full_key or error.key or "?")
+    name = key.rsplit(".", 1)[-1]
+    schema = error.object_type
+    known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
+    if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and name not in known:
+        return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
+    if isinstance(error, KeyValidationError):
+        return f"{source}: {key}: YAML reads this name as a number, date or the like; write it in quotes"
+    return f"{source}: {key}: {first_line(error)}"

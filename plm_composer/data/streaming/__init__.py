@@ -1,0 +1,1 @@
+"""Reading shards: the StreamingDataset, and what it corrects of streaming."""

@@ -1,0 +1,1 @@
+"""What happens to a trained model: it is loaded, exported, and asked for embeddings."""

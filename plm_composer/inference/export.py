@@ -1,0 +1,142 @@
+"""A trained model as a Hugging Face folder, with a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from composer.utils import dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from plm_composer import __version__
+from plm_composer.config.merge import to_yaml
+from plm_composer.config.schema import TrainConfig
+from plm_composer.errors import UserError
+from plm_composer.files.owned import check_replaceable, replacing_files
+from plm_composer.model.config import parameter_count
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.weights.huggingface import save_huggingface
+from plm_composer.model.weights.naming import inexpressible
+
+_TOKENIZER = ("tokenizer = AutoTokenizer.from_pretrained(FOLDER)", "```")
+_USAGE = (
+    "```python",
+    "from transformers import AutoTokenizer, EsmForMaskedLM",
+    "model = EsmForMaskedLM.from_pretrained(FOLDER)",
+    *_TOKENIZER,
+)
+_VARIANT_USAGE = (
+    "```python",
+    "from plm_composer import load_model",
+    "from transformers import AutoTokenizer",
+    "model = load_model(FOLDER)",
+    *_TOKENIZER,
+)
+
+
+EXPORTED = (
+    "config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "README.md",
+)  # fmt: skip
+"""The files of an export."""
+_KEY_FILE = "config.json"
+_ADVICE = "move it away, or choose another folder"
+
+
+def check_export(folder: Path) -> None:
+    """Checks that a model can be exported there, before the work that goes before it.
+
+    Args:
+        folder: Where to. It may hold other files, which stay; an export there is replaced unless somebody changed it.
+
+    Raises:
+        UserError: A file that is none of an export's is in the way.
+    """
+    check_replaceable(folder.resolve(), EXPORTED, _ADVICE)
+
+
+def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Mapping[str, float]) -> None:
+    """Writes what ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and ``README.md``, the model card.
+
+    What ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.load_model`` alone, and the card says so.
+
+    The export appears complete or not at all.
+
+    Args:
+        model: The model, whole, on the CPU.
+        folder: As for ``check_export``.
+        run: The config of the run that trained it, if known.
+        scores: Metrics of the pinned evaluation, by name, if known.
+
+    Raises:
+        UserError: A file that is none of an export's is in the way, or the folder cannot be written.
+    """
+    try:
+        with replacing_files(folder, _KEY_FILE, _ADVICE) as staging:
+            save_huggingface(model, staging)
+            (staging / "README.md").write_text(model_card(model, run, scores))
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+
+
+def export_run(model: ESM2, config: TrainConfig, folder: Path, scores: Mapping[str, float]) -> None:
+    """Exports the model of a running Trainer. Every rank calls it, since each may hold a part; rank 0 writes.
+
+    Args:
+        model: The ESM2 inside the Trainer's model, perhaps sharded.
+        config: The run's config.
+        folder: Where to.
+        scores: As for ``export_model``.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    if dist.get_global_rank() == 0:
+        whole = ESM2(model.config)
+        whole.load_state_dict(weights)
+        export_model(whole.eval(), folder, config, scores)
+
+
+def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]) -> str:
+    """Writes the model card: what the model is, how it scored, how it was trained, how to use it.
+
+    Args:
+        model: The model.
+        run: The config of its run, if known.
+        scores: Metrics of the pinned evaluation, if known.
+    """
+    config = model.config
+    name = run.run_name if run and run.run_name else "protein language model"
+    variant = inexpressible(config)
+    lines = [
+        "---",
+        f"library_name: {'plm-composer' if variant else 'transformers'}",
+        "pipeline_tag: fill-mask",
+        "tags: [protein, esm, masked-lm]",
+        "---",
+        f"# {name}",
+        "",
+        f"An ESM2-style protein language model: {parameter_count(config):,} parameters, "
+        f"{config.num_hidden_layers} layers, {config.hidden_size} wide, {config.num_attention_heads} heads. "
+        f"Trained with plm-composer {__version__}.",
+        "",
+        *(_VARIANT_USAGE if variant else _USAGE),
+    ]
+    if variant:
+        fields = ", ".join(f"`{name}: {getattr(config, name)}`" for name in variant)
+        lines += ["", f"It differs from ESM2 in what `transformers` has no class for: {fields}."]
+    if scores:
+        lines += [
+            "",
+            "## Scores",
+            "Pinned evaluation on the run's validation set: 15 % of each protein's residues hidden, all as `<mask>`, "
+            "windows of 1,022 residues, weighted by token. Perplexities of other protocols are not comparable.",
+            "",
+            "| metric | value |",
+            "|---|---|",
+            *(
+                f"| {metric} | {f'{value:.4f}' if isinstance(value, float) else value} |"
+                for metric, value in scores.items()
+            ),
+        ]
+    if run is not None:
+        lines += ["", "## Training", "```yaml", to_yaml(run).rstrip(), "```"]
+    return "\n".join(lines) + "\n"

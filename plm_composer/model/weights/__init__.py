@@ -1,0 +1,1 @@
+"""Weights of other implementations, Hugging Face's and fair-esm's, to ours and back."""

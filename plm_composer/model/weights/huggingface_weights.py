@@ -1,0 +1,166 @@
+"""Weights by the names that ``transformers`` has for them, and by ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from plm_composer.errors import UserError
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.rotary import rotary_frequencies
+from plm_composer.model.weights.huggingface_config import SECTION
+from plm_composer.model.weights.naming import (
+    Naming,
+    StateDict,
+    embedding_factor,
+    from_foreign,
+    require_frequencies,
+    to_foreign,
+)
+
+NAMING = Naming(
+    modules={
+        "embedding": "esm.embeddings.word_embeddings",
+        "blocks.{}.attention_norm": "esm.encoder.layer.{}.attention.LayerNorm",
+        "blocks.{}.attention.out": "esm.encoder.layer.{}.attention.output.dense",
+        "blocks.{}.feed_forward_norm": "esm.encoder.layer.{}.LayerNorm",
+        "blocks.{}.feed_forward.up": "esm.encoder.layer.{}.intermediate.dense",
+        "blocks.{}.feed_forward.down": "esm.encoder.layer.{}.output.dense",
+        "final_norm": "esm.encoder.emb_layer_norm_after",
+        "lm_head": "lm_head",
+        "lm_head.dense": "lm_head.dense",
+        "lm_head.norm": "lm_head.layer_norm",
+        "decoder": "lm_head.decoder",
+        "contact_head.regression": "esm.contact_head.regression",
+    },
+    qkv=tuple(f"esm.encoder.layer.{{}}.attention.self.{part}" for part in ("query", "key", "value")),  # type: ignore
+)
+_TABLE, _DECODER = "esm.embeddings.word_embeddings.weight", "lm_head.decoder.weight"
+_FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
+_ANY_FREQUENCIES = ".rotary_embeddings.inv_freq"
+"""The end of that name in files of any version: transformers 5 keeps one for all layers."""
+_UNUSED = ("esm.embeddings.position_ids", "esm.embeddings.position_embeddings.weight")
+"""Published checkpoints carry these; a model with rotary positions does not use them."""
+_OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+"""TensorFlow's names of a norm's parameters: transformers 5 writes them for ESM2, and every version reads them."""
+_BASE, _HEAD = "esm.", "lm_head."
+_OTHER_HEADS = ("esm.pooler.", "classifier.")
+"""Parts of an ``EsmModel`` and of a classifier that say nothing of residues."""
+
+
+def to_huggingface(state_dict: StateDict, config: ESM2Config) -> StateDict:
+    """Our state dict as ``EsmForMaskedLM`` takes it.
+
+    ``EsmForMaskedLM`` hard-codes a mask rate of 0.12 in its token dropout. A model with another rate is written with
+    two tables: the embeddings scaled by (1 - rate) / (1 - 0.12), the decoder as it is. That is the same function of
+    every input. So it is with ``embedding_scale``, and with ``residual_scale`` in the layers that it follows.
+
+    Args:
+        state_dict: Ours.
+        config: Ours.
+    """
+    foreign = to_foreign(state_dict, config, NAMING)
+    factor = embedding_factor(config)
+    if factor != 1:
+        foreign.setdefault(_DECODER, foreign[_TABLE])
+        foreign[_TABLE] = foreign[_TABLE] * factor
+    for layer in range(config.num_hidden_layers):
+        foreign[_FREQUENCIES.format(layer)] = rotary_frequencies(config)
+    return foreign
+
+
+def from_huggingface(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str = "state dict") -> StateDict:
+    """An ``EsmForMaskedLM`` state dict as ours.
+
+    Args:
+        state_dict: Theirs, by the names of any version; rotary buffers and a tied decoder may be there or not.
+        config: What the model is, its rotary frequencies included.
+        source: The file, for errors.
+
+    Raises:
+        UserError: If a weight is missing, unexpected or of the wrong shape, or contradicts the config.
+    """
+    require_frequencies(config, frequencies_in(state_dict), source)
+    plain = {
+        name: value
+        for name, value in _todays_names(state_dict).items()
+        if name not in _UNUSED and not is_frequencies(name)
+    }
+    factor = embedding_factor(config)
+    if factor != 1 and _TABLE in plain:
+        unscaled = plain[_TABLE] / factor
+        if config.tie_word_embeddings:
+            # The decoder holds the table to the last bit; the scaled one has lost that.
+            table = plain.get(_DECODER, unscaled)
+            if table.shape != unscaled.shape or not (
+                table.is_meta or torch.allclose(table, unscaled, rtol=1e-2, atol=1e-6)
+            ):
+                raise UserError(
+                    f"{source}: '{_DECODER}' and '{_TABLE}' no longer are one table; if the model was trained"
+                    f" elsewhere since its export, delete the section '{SECTION}' of config.json"
+                )
+            unscaled = table
+        plain[_TABLE] = unscaled
+    if config.tie_word_embeddings:
+        plain.pop(_DECODER, None)
+    return from_foreign(plain, config, NAMING, source)
+
+
+def translate(weights: StateDict, config: ESM2Config, head_required: bool, source: str) -> tuple[ESM2Config, StateDict]:
+    """The weights of any of the ESM models of ``transformers`` as ours.
+
+    Args:
+        weights: Theirs; on the ``meta`` device, names and shapes alone are checked.
+        config: What the model is, its rotary frequencies included.
+        head_required: Refuse an ``EsmModel`` or a classifier, which has no language-model head.
+        source: The file, for errors.
+
+    Returns:
+        Our config and state dict; without a head, the state dict has no ``lm_head``.
+
+    Raises:
+        UserError: As for ``from_huggingface``, or the head is missing.
+    """
+    theirs = _todays_names(weights)
+    if any(name.startswith(_HEAD) for name in theirs):
+        return config, from_huggingface(theirs, config, source)
+    if head_required:
+        raise UserError(
+            f"{source}: holds no language-model head (it is an EsmModel or a classifier): enough for plm embed, "
+            "and for nothing else"
+        )
+    theirs = {name: value for name, value in theirs.items() if not name.startswith(_OTHER_HEADS)}
+    # With a head that is taken away again: what is checked is checked once. What has no decoder has none of its own.
+    config = dataclasses.replace(config, tie_word_embeddings=True)
+    with torch.device("meta"):
+        whole = to_huggingface(ESM2(config).state_dict(), config)
+    head = {name: torch.zeros(value.shape) for name, value in whole.items() if name.startswith(_HEAD)}
+    head.pop(_DECODER, None)
+    ours = from_huggingface({**theirs, **head}, config, source)
+    return config, {name: value for name, value in ours.items() if not name.startswith(_HEAD)}
+
+
+def _todays_names(weights: Mapping[str, Tensor]) -> StateDict:
+    """The names that ``EsmForMaskedLM`` of transformers 4 has for the weights of any version and any of its models."""
+    names = list(weights)
+    prefix = "" if any(name.startswith(_BASE) for name in names) else _BASE
+    renamed = {}
+    for name, value in weights.items():
+        for old, new in _OLD_ENDINGS.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        renamed[name if name.startswith((_HEAD, "classifier.")) else prefix + name] = value
+    return renamed
+
+
+def frequencies_in(weights: Mapping[str, Tensor]) -> list[Tensor]:
+    """The rotary frequencies among weights of any version of ``transformers``."""
+    return [value for name, value in weights.items() if is_frequencies(name)]
+
+
+def is_frequencies(name: str) -> bool:
+    """Whether a weight of that name is the rotary frequencies of a layer, or of all of them."""
+    return name.endswith(_ANY_FREQUENCIES)

@@ -1,0 +1,1 @@
+"""From a config to a trained model: checked parts, the Trainer, the datasets, the memory."""

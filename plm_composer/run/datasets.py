@@ -1,0 +1,87 @@
+"""A run's datasets: where they lie, the training set, and the pinned evaluation of the validation set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from composer import Evaluator
+from composer.utils import dist, get_device
+
+from plm_composer.config.schema import TrainConfig
+from plm_composer.data.streaming.dataset import StreamingProteinDataset
+from plm_composer.data.streaming.reading import read_split
+from plm_composer.data.streaming.remote_cache import cache_places
+from plm_composer.evaluation.loader import make_evaluator
+from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.run.checks import make_collator
+
+Places = dict[str, dict[str, Any]]
+"""Datasets by name, each with ``streaming.Stream``'s ``local`` or ``remote`` or both, and its weight."""
+
+
+def find_places(config: TrainConfig, local: str | None) -> Places:
+    """Finds the datasets that a run reads.
+
+    Args:
+        config: A checked config.
+        local: Folder of the shards, where the config names one dataset.
+
+    Returns:
+        The datasets; each remote one with the cache of its present content.
+
+    Raises:
+        UserError: A remote dataset cannot be reached.
+    """
+    data = config.data
+    named = data.streams or {"data": {"local": local, "remote": data.remote}}
+    splits = [data.train_split, *([data.val_split] if data.val_split else [])]
+    cached = cache_places(
+        list(named.values()), splits, download_retry=data.download_retry, download_timeout=data.download_timeout
+    )
+    return dict(zip(named, cached, strict=True))
+
+
+def make_dataset(config: TrainConfig, places: Places) -> StreamingProteinDataset:
+    """Makes the training set; arguments as for ``make_evaluation``."""
+    data = config.data
+    return StreamingProteinDataset(
+        make_collator(config),
+        split=data.train_split,
+        streams=places,
+        batch_size=config.global_train_batch_size // dist.get_world_size(),
+        shuffle=data.shuffle,
+        validate_hash=data.validate_hash,
+        shuffle_algo=data.shuffle_algo,
+        shuffle_block_size=data.shuffle_block_size,
+        num_canonical_nodes=data.num_canonical_nodes,
+        predownload=data.predownload,
+        cache_limit=data.cache_limit,
+        download_retry=data.download_retry,
+        download_timeout=data.download_timeout,
+    )
+
+
+def make_evaluation(config: TrainConfig, places: Places, model: ESM2ComposerModel) -> Evaluator | None:
+    """Makes the pinned evaluation of the validation split; None where the config says that there is none.
+
+    Args:
+        config: A checked config.
+        places: From ``find_places``.
+        model: Whose metrics are computed.
+    """
+    data = config.data
+    if data.val_split is None:
+        return None
+    shared = {
+        "validate_hash": data.validate_hash,
+        "download_retry": data.download_retry,
+        "download_timeout": data.download_timeout,
+    }
+    to_read = [{"local": place.get("local"), "remote": place.get("remote"), **shared} for place in places.values()]
+    # The node's first process downloads and unpacks; the others find the files.
+    with dist.run_local_rank_zero_first():
+        proteins = read_split(to_read, data.val_split)
+    names = list(model.get_metrics(is_train=False))
+    pin_memory = get_device(config.device).name == "gpu"
+    ranks = (dist.get_global_rank(), dist.get_world_size())
+    return make_evaluator(proteins, config.eval_batch_tokens, names, *ranks, pin_memory=pin_memory)

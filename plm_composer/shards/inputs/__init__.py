@@ -1,0 +1,1 @@
+"""FASTA, tables and clusters to blocks of cleaned, split records."""

@@ -1,0 +1,1 @@
+"""Records to shard files, index and manifest, in a folder or a store."""
