@@ -1,1 +1,1 @@
-"""Studies: variants of a recipe at equal cost over several seeds, and what they came to. See ``docs/studies.md``."""
+"""Studies: variants of a recipe at equal cost over several seeds, and their results. See ``docs/studies.md``."""

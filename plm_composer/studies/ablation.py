@@ -1,4 +1,4 @@
-"""A study from its file to its table and plot: the one place where the parts of this package meet."""
+"""Runs a study from its file to its table and plot; the one module that joins the parts of this package."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from plm_composer.studies.table import render
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a study came to.
+    """The results of a study.
 
     Args:
         study: The study.
-        summaries: One a variant.
-        results: Of the runs that are done.
-        failures: Of those that failed.
-        text: The page, in Markdown.
-        files: What was written.
+        summaries: One per variant.
+        results: The finished runs.
+        failures: The failed runs.
+        text: The results page, in Markdown.
+        files: The written files.
     """
 
     study: Study
@@ -49,14 +49,14 @@ class Report:
     files: list[Path]
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON; the runs without their configs."""
+        """Makes a mapping for JSON; leaves out the configs of the runs."""
         runs = [dataclasses.asdict(dataclasses.replace(result, config={})) for result in self.results]
         for run in runs:
             del run["config"]
         return {
             "study": str(self.study.path),
             "reference": self.study.reference,
-            "variants": [dataclasses.asdict(summary) for summary in self.summaries],
+            "variants": [summary.to_mapping() for summary in self.summaries],
             "runs": runs,
             "failures": [dataclasses.asdict(failure) for failure in self.failures],
             "files": [str(path) for path in self.files],
@@ -73,20 +73,20 @@ def run_study(
     target: float | None = None,
     launch: Launcher | None = None,
 ) -> Report:
-    """Makes the runs of a study that are not done, and summarises it.
+    """Runs the unfinished runs of a study and summarises it.
 
     Args:
         path: The study file.
-        say: Tells the user how it goes.
-        only: Only these variants; empty for all.
-        seeds: Only these seeds; empty for all.
-        rerun: Variants whose runs are made again, whatever is there of them.
-        target: A loss, in nats, whose time is asked for.
-        launch: Trains; default: a process of its own.
+        say: Prints progress for the user.
+        only: Variants to run; empty for all.
+        seeds: Seeds to run; empty for all.
+        rerun: Variants whose existing runs are deleted and run again.
+        target: Adds the time to this loss, in nats.
+        launch: Trains a run; default: in a process of its own.
 
     Raises:
-        UserError: Something is wrong with the study, a variant has changed since its results were made, or another
-            study is at work in the folder.
+        UserError: The study is invalid, a variant has changed since its results were made, or another study is
+            running in the folder.
     """
     study = load_study(path)
     study.check_variants(rerun, "--rerun")
@@ -115,15 +115,15 @@ def run_study(
 
 
 def summarise_study(path: Path, say: Say, target: float | None = None) -> Report:
-    """Summarises a study from what is there of it, without running anything.
+    """Summarises the finished runs of a study, without running anything.
 
     Args:
         path: The study file.
-        say: Tells the user what is amiss.
-        target: A loss, in nats, whose time is asked for.
+        say: Prints warnings for the user.
+        target: Adds the time to this loss, in nats.
 
     Raises:
-        UserError: The study file or a result is wrong.
+        UserError: The study file or a result is invalid.
     """
     return _report(load_study(path), say, target)
 
@@ -137,12 +137,15 @@ def _report(study: Study, say: Say, target: float | None) -> Report:
     page = study.out / "results.md"
     with replacing(page) as partial:
         partial.write_text(text)
+    files = [page]
     plots = [study.out / "results.png", study.out / "results.svg"]
-    return Report(study, summaries, results, failures, text, [page, *(plots if draw(results, plots) else [])])
+    if draw(study, summaries, results, plots):
+        files += plots
+    return Report(study, summaries, results, failures, text, files)
 
 
 def _warn_of_changes(study: Study, results: Sequence[RunResult], say: Say) -> None:
-    """The page of a study stays what it was when a recipe has changed since; its readers should know."""
+    """Warns that stored results, which stay on the page, do not belong to the present config of their variant."""
     planned = {(run.variant, run.seed): run for run in plan_runs(study, study.choose())}
     warned: set[str] = set()
     for result in results:
@@ -162,14 +165,14 @@ def _read_evaluation(study: Study) -> list[bytes] | None:
 
 
 def _prepare_data(runs: Sequence[PlannedRun], say: Say) -> None:
-    """Converts before the first run what it would convert itself, and alone among all runs."""
+    """Converts FASTA files before the first run, so that no run's time includes the conversion."""
     wanted = {(run.config.data.fasta, run.config.data.local): run.config.data for run in runs if run.config.data.fasta}
     for data in wanted.values():
         say(f"shards of {data.fasta}: {prepare_shards(data, progress=False)}")
 
 
 def _score(folder: Path, proteins: Sequence[bytes]) -> Mapping[str, Any]:
-    """The pinned evaluation, fp32, of the model that the run exported, or else of its last checkpoint."""
+    """Runs the pinned evaluation, in fp32, on the run's export or, without one, on its last checkpoint."""
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         prepare_cpu()
@@ -179,4 +182,4 @@ def _score(folder: Path, proteins: Sequence[bytes]) -> Mapping[str, Any]:
         return dataclasses.asdict(evaluate(model, proteins, device="cuda" if on_gpu else "cpu"))
     finally:
         if on_gpu:
-            torch.cuda.empty_cache()  # For the next run's process.
+            torch.cuda.empty_cache()  # Frees memory for the next run's process.

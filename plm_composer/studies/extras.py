@@ -1,4 +1,4 @@
-"""What only studies need of other packages: the extra ``studies``."""
+"""Packages that only studies need: the extra ``studies``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PACKAGES = ("matplotlib", "scipy", "tabulate")
 
 
 def require_extras() -> None:
-    """Makes sure, before hours of training, that the table and the plot can be made after them.
+    """Checks, before hours of training, that the packages for the table and the plot are installed.
 
     Raises:
         UserError: A package is missing.

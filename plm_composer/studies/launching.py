@@ -1,4 +1,4 @@
-"""Starting a run as a process of its own, ending it with the study, and one study at a time in a folder."""
+"""Starts each run as a process, ends it with the study, and allows one study at a time in a folder."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from plm_composer.errors import UserError
 from plm_composer.studies.plan import PlannedRun
 
 _TO_END = 5.0
-"""Seconds that a process gets beyond its grace period."""
+"""Seconds that a process gets to exit after its grace period."""
 
 
 class ProcessLauncher:
-    """Trains in a process of its own, with this interpreter and environment.
+    """Trains in a separate process, with this interpreter and environment.
 
     Args:
-        lock: Of the study's folder. The run holds it as well, so that no study begins where one that was killed has
-            left its run.
+        lock: Lock of the study's folder. The run holds it too, so that no study starts in a folder where the run of
+            a killed study is still going.
     """
 
     def __init__(self, lock: IO[str]) -> None:
         self._lock = lock
 
     def __call__(self, run: PlannedRun, arguments: Sequence[str]) -> int:
-        """Trains, the output appended to the run's log, and returns the exit code."""
+        """Trains, appends the output to the run's log and returns the exit code."""
         process: subprocess.Popen[bytes] | None = None
-        # A signal may come as soon as there is a process to end.
+        # A signal may arrive as soon as the process exists.
         try:
             with run.log.open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "plm_composer.run.command", *arguments],
+                    [sys.executable, "-m", "plm_composer.run", *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # Of this package, whatever lies in the working folder; Python 3.10 does not know it.
+                    # Imports this package, not one in the working folder; Python 3.10 ignores it.
                     env={**os.environ, "PYTHONSAFEPATH": "1"},
                     pass_fds=(self._lock.fileno(),),
-                    # Ctrl-C would end it at once; SIGTERM has it save.
+                    # Keeps Ctrl-C from the run, which would exit at once; on SIGTERM it saves.
                     start_new_session=True,
                 )
             _write(self._lock, process.pid)
@@ -59,13 +59,13 @@ class ProcessLauncher:
 
 @contextlib.contextmanager
 def only_study(out: Path) -> Iterator[IO[str]]:
-    """Keeps other studies out of a folder.
+    """Locks a folder against other studies.
 
     Yields:
         The lock.
 
     Raises:
-        UserError: Another is at work there, or a run that a killed one left.
+        UserError: Another study, or a run of a killed study, is still running there.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+") as lock:
@@ -74,8 +74,8 @@ def only_study(out: Path) -> Iterator[IO[str]]:
         except BlockingIOError as error:
             lock.seek(0)
             raise UserError(
-                f"{out}: another plm ablate is at work there, or a run that one left (process {lock.read().strip()}); "
-                "wait for it, or end it"
+                f"{out}: another plm ablate, or a run that it started, is still running there (process "
+                f"{lock.read().strip()}); wait for it or end it"
             ) from error
         _write(lock, os.getpid())
         yield lock
@@ -83,9 +83,9 @@ def only_study(out: Path) -> Iterator[IO[str]]:
 
 @contextlib.contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Has Ctrl-C and SIGTERM raise their exceptions, so that the run that is under way is ended in an orderly manner.
+    """Raises an exception on Ctrl-C and SIGTERM, so that the current run saves a checkpoint and exits.
 
-    Composer takes both signals over when it is imported, and would exit on Ctrl-C without a word.
+    Importing Composer replaces both handlers; its own would exit silently on Ctrl-C.
     """
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -107,7 +107,7 @@ def _end(process: subprocess.Popen[bytes], grace: float) -> None:
     process.terminate()
     try:
         process.wait(grace)
-    except BaseException as error:  # A second Ctrl-C as well.
+    except BaseException as error:  # Includes a second Ctrl-C.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if not isinstance(error, subprocess.TimeoutExpired):

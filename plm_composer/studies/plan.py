@@ -1,4 +1,4 @@
-"""The runs of a study: their configs, checked before the first starts, and whether stored results are theirs."""
+"""Plans the runs of a study: makes and checks their configs, and compares them with those of stored results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plm_composer.config.merge import load_config, parse_config, read_resolved
+from plm_composer.config.merge import parse_config, read_resolved
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run.checks import check_config
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
 from plm_composer.run_folder import RunFolder
 from plm_composer.studies.results import Failure, RunResult, read_failure, read_result
 from plm_composer.studies.schema import Study
@@ -21,7 +22,7 @@ _SHAPES_NO_RUN = (
     "recipe", "run_name", "run_folder", "save_folder", "autoresume", "save_overwrite", "progress_bar",
     "log_to_console", "console_log_interval",
 )  # fmt: skip
-"""Keys that say where a run lies and what it prints; ``recipe`` names what the other keys hold."""
+"""Keys that do not affect training: paths, logging, and ``recipe``, whose values are already merged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,11 @@ class PlannedRun:
     """One run of a study.
 
     Args:
-        variant: Which.
-        seed: Of the run.
-        folder: The run's.
-        arguments: Of ``train.py``.
-        config: What they come to.
+        variant: Name of the variant.
+        seed: Seed of the run.
+        folder: The run folder.
+        arguments: Command-line arguments of the training.
+        config: The config that the arguments resolve to.
     """
 
     variant: str
@@ -44,27 +45,27 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for messages."""
         return f"{self.variant}, seed {self.seed}"
 
     @property
     def result(self) -> Path:
-        """There when the run is done."""
+        """File that exists once the run is finished."""
         return self.folder / "result.json"
 
     @property
     def failure(self) -> Path:
-        """There where the run failed."""
+        """File that exists if the run failed."""
         return self.folder / "failure.json"
 
     @property
     def log(self) -> Path:
-        """What the run printed, all starts together."""
+        """Output of the run, over all starts."""
         return self.folder / "log.txt"
 
     @property
     def starts(self) -> Path:
-        """When the run was started and ended."""
+        """Times at which the run was started and ended."""
         return self.folder / "starts.json"
 
 
@@ -73,12 +74,12 @@ def plan_runs(study: Study, chosen: Sequence[tuple[int, str]]) -> list[PlannedRu
 
     Args:
         study: The study.
-        chosen: Seeds and variants, from ``Study.choose``.
+        chosen: Pairs of seed and variant, from ``Study.choose``.
 
     Raises:
-        UserError: A key is unknown or a value has the wrong type; names the study file and the variant.
+        UserError: A key is unknown or a value has the wrong type; the message names the study file and the variant.
     """
-    # One by one, so that a message names the place.
+    # Loaded one by one, so that an error names its place.
     _load(study, "yaml", ())
     _load(study, "common", study.common)
     runs = []
@@ -94,35 +95,35 @@ def plan_runs(study: Study, chosen: Sequence[tuple[int, str]]) -> list[PlannedRu
 
 
 def check_runs(study: Study, runs: Iterable[PlannedRun]) -> None:
-    """Checks all that can be checked before a run starts.
+    """Checks everything that can be checked before a run starts.
 
     Raises:
-        UserError: The first thing that is wrong, with study file, variant and key.
+        UserError: The first error, with study file, variant and key.
     """
     seen: dict[tuple[int, str], str] = {}
     for run in runs:
         place = f"{study.path}: variants.{run.variant}"
         try:
-            check_config(run.config)
+            make_parts(run.config)
             _check_data(run.config)
             _check_outcome(study, run)
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
         other = seen.setdefault((run.seed, config_digest(run.config)), run.variant)
         if other != run.variant:
-            raise UserError(f"{place}: is the same run as {other}; nothing that its overrides say differs")
+            raise UserError(f"{place}: is the same run as {other}; its overrides change nothing")
 
 
 def changes(run: PlannedRun, result: RunResult, set_digest: str | None) -> str | None:
-    """Says how a stored result differs from what the run would give now.
+    """Compares the config and evaluation set of a stored result with the present ones.
 
     Args:
-        run: As it is planned now.
-        result: The stored one.
-        set_digest: Of the set that the study evaluates on now.
+        run: The run as planned now.
+        result: The stored result.
+        set_digest: Digest of the study's present evaluation set; None without an evaluation.
 
     Returns:
-        The first difference, in words; None where there is none.
+        The first difference, in words; None if there is none.
     """
     if result.set_digest != set_digest:
         return "it was evaluated on another set"
@@ -130,10 +131,10 @@ def changes(run: PlannedRun, result: RunResult, set_digest: str | None) -> str |
 
 
 def refuse_changed(study: Study, run: PlannedRun, set_digest: str | None) -> None:
-    """Refuses to take a finished or half run for one of the study whose config has changed since.
+    """Refuses a finished or interrupted run whose config has changed since.
 
     Raises:
-        UserError: The variant has changed; says how, and what to do.
+        UserError: The variant has changed; the message says how, and what to do.
     """
     started = RunFolder(run.folder).config
     if run.result.exists():
@@ -150,10 +151,10 @@ def refuse_changed(study: Study, run: PlannedRun, set_digest: str | None) -> Non
 
 
 def collect(study: Study) -> tuple[list[RunResult], list[Failure]]:
-    """Reads what is there of all variants and seeds of the study, in their order.
+    """Reads the stored results and failures of a study, in the order of its variants and seeds.
 
     Raises:
-        UserError: A file is no result, or two results were evaluated on different sets.
+        UserError: A file is not a valid result, or two results were evaluated on different sets.
     """
     results, failures = [], []
     for variant in study.variants:
@@ -168,20 +169,20 @@ def collect(study: Study) -> tuple[list[RunResult], list[Failure]]:
         if result.set_digest != first.set_digest:
             raise UserError(
                 f"{study.path}: {first.variant} (seed {first.seed}) and {result.variant} (seed {result.seed}) were "
-                "evaluated on different sets, and their losses do not compare; make one of them again with --rerun"
+                "evaluated on different sets, so their losses cannot be compared; run one of them again with --rerun"
             )
     return results, failures
 
 
 def config_digest(config: TrainConfig) -> str:
-    """Digest of all that shapes a run."""
+    """Hashes the part of a config that affects training."""
     text = json.dumps(_shaping(dataclasses.asdict(config)), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _difference(before: Mapping[str, Any], run: PlannedRun) -> str | None:
     try:
-        # Which fills in what keys are new since.
+        # Fills in keys that are newer than the stored config.
         stored = parse_config(before, str(run.folder))
     except UserError as error:
         return str(error)
@@ -212,7 +213,7 @@ def _load(study: Study, place: str, overrides: Sequence[str]) -> TrainConfig:
 
 
 def _check_data(config: TrainConfig) -> None:
-    """A folder that a typo names would else be found out by every run for itself."""
+    """Catches a mistyped folder before the first run."""
     data = config.data
     if data.local and not (data.fasta or data.remote or data.streams):
         split = Path(data.local, data.train_split)
@@ -221,11 +222,11 @@ def _check_data(config: TrainConfig) -> None:
 
 
 def _check_outcome(study: Study, run: PlannedRun) -> None:
-    """Refuses runs that would train, and then leave nothing to compare."""
+    """Refuses runs that would leave nothing to compare after training."""
     config = run.config
     if study.evaluation is None and config.data.val_split is None:
-        raise UserError("data.val_split is null, and the study has no evaluation; name one of them")
+        raise UserError("data.val_split is null, and the study has no evaluation; set one of them")
     if study.evaluation is not None and not config.export and config.save_folder is None:
         raise UserError("the evaluation needs the final model; leave out export=false or save_folder=null")
     if config.save_folder not in (None, str(RunFolder(run.folder).checkpoints)):
-        raise UserError(f"save_folder is {config.save_folder}; all runs would share it: leave it out, or say null")
+        raise UserError(f"save_folder is {config.save_folder}; all runs would share it: leave it out, or set null")

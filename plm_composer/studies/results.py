@@ -1,4 +1,4 @@
-"""What a run of a study came to: one JSON file a run, made of the run's ``metrics.jsonl``."""
+"""Results of a study's runs: one JSON file per run, made from the run's ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Point:
     """One validation of a run.
 
     Args:
-        seconds: Of training up to there; validations are not counted.
-        tokens: Trained up to there.
+        seconds: Training time so far, without validations.
+        tokens: Number of tokens trained so far.
         loss: Validation loss, in nats.
     """
 
@@ -33,13 +33,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What ``metrics.jsonl`` says of a run.
+    """Contents of a run's ``metrics.jsonl``.
 
     Args:
-        batches: Trained.
-        tokens: Trained.
-        seconds: Of training, those of earlier starts included, validations not.
-        accuracy: Of the last validation; None without one.
+        batches: Number of batches trained.
+        tokens: Number of tokens trained.
+        seconds: Training time over all starts, without validations.
+        accuracy: Accuracy of the last validation, 0 to 1; None without a validation.
         curve: The validations in order.
     """
 
@@ -52,26 +52,26 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """Result of a finished run.
 
     Args:
-        variant: Which.
-        seed: Of the run.
-        loss: Validation loss of the final model, in nats.
+        variant: Name of the variant.
+        seed: Seed of the run.
+        loss: Loss of the final model, in nats.
         perplexity: ``exp(loss)``.
-        accuracy: Share of right predictions.
-        scored_tokens: How many were scored; None where the run's own validation counts, which does not tell.
-        set_digest: Says on which set the study's evaluation was; None where the run's own validation counts.
-        tokens: Trained.
-        batches: Trained.
-        seconds: From the start of the run's process to its end, all starts together.
-        training_seconds: Of training alone.
-        tokens_per_second: ``tokens`` by ``training_seconds``.
-        starts: How often the run was started: more than once where it was interrupted.
-        machine: Where.
-        curve: The run's own validations.
+        accuracy: Share of correct predictions, 0 to 1.
+        scored_tokens: Number of scored tokens; None if the loss is of the run's own validation, which does not log it.
+        set_digest: Digest of the study's evaluation set; None if the loss is of the run's own validation.
+        tokens: Number of tokens trained.
+        batches: Number of batches trained.
+        seconds: Time from start to exit of the run's process, summed over all starts.
+        training_seconds: Time of training alone.
+        tokens_per_second: ``tokens`` divided by ``training_seconds``.
+        starts: Number of starts; above 1 if the run was interrupted.
+        machine: Description of the machine.
+        curve: The run's own validations, in order.
         config: The resolved config.
-        config_digest: Of what in it shapes the run.
+        config_digest: Digest of the part of the config that affects training.
     """
 
     variant: str
@@ -98,10 +98,10 @@ class Failure:
     """A run that failed.
 
     Args:
-        variant: Which.
-        seed: Of the run.
-        reason: In one line.
-        log: What the run printed.
+        variant: Name of the variant.
+        seed: Seed of the run.
+        reason: The error, in one line.
+        log: Path of the run's log.
     """
 
     variant: str
@@ -114,7 +114,7 @@ def read_metrics(path: Path) -> Training:
     """Reads the ``metrics.jsonl`` of a run.
 
     Raises:
-        UserError: There is none, or it has no batch.
+        UserError: The file is missing, is not JSON, or holds no batch.
     """
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -123,8 +123,8 @@ def read_metrics(path: Path) -> Training:
     except ValueError as error:
         raise UserError(f"{path}: a line is not JSON") from error
     if not lines:
-        raise UserError(f"{path}: is empty; the run trained no batch")
-    # By batch: a run that is started again when all is trained validates once more.
+        raise UserError(f"{path}: the file is empty; the run trained no batch")
+    # By batch, since a run that is started again after its last batch repeats its validation.
     validations = {line["batch"]: line for line in lines if line.get(_LOSS) is not None}
     curve = tuple(Point(line["seconds"], line["tokens"], line[_LOSS]) for line in validations.values())
     accuracy = list(validations.values())[-1].get(_ACCURACY) if validations else None
@@ -133,16 +133,16 @@ def read_metrics(path: Path) -> Training:
 
 
 def write_result(path: Path, result: RunResult | Failure) -> None:
-    """Writes the file whole."""
+    """Writes a result or failure atomically."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
 
 
 def read_result(path: Path) -> RunResult:
-    """Reads what ``write_result`` wrote.
+    """Reads a result that ``write_result`` wrote.
 
     Raises:
-        UserError: It is not that.
+        UserError: The file is not such a result.
     """
     content = _read(path)
     try:
@@ -153,10 +153,10 @@ def read_result(path: Path) -> RunResult:
 
 
 def read_failure(path: Path) -> Failure:
-    """Reads what ``write_result`` wrote of a failed run.
+    """Reads a failure that ``write_result`` wrote.
 
     Raises:
-        UserError: It is not that.
+        UserError: The file is not such a failure.
     """
     try:
         return Failure(**_read(path))
@@ -165,20 +165,20 @@ def read_failure(path: Path) -> Failure:
 
 
 def make_result(training: Training, scores: Mapping[str, Any] | None, **known: Any) -> RunResult:
-    """Puts a result together.
+    """Makes a result from a run's metrics and scores.
 
     Args:
-        training: What the run's metrics say.
-        scores: The study's evaluation of the final model (``plm_composer.evaluation``'s), or None where the run's own
-            last validation counts.
+        training: The run's metrics.
+        scores: Fields of ``plm_composer.evaluation.evaluate.Evaluation`` for the final model; None to take the run's
+            own last validation.
         **known: The other fields of ``RunResult``.
 
     Raises:
-        UserError: Nothing tells the loss.
+        UserError: There is neither an evaluation nor a validation.
     """
     if scores is None:
         if not training.curve or training.accuracy is None:
-            raise UserError("the run was never validated, or its loss was none")
+            raise UserError("the run logged no validation loss")
         scores = {"loss": training.curve[-1].loss, "accuracy": training.accuracy}
     return RunResult(
         loss=scores["loss"],
@@ -206,4 +206,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _not_a_result(path: Path) -> UserError:
-    return UserError(f"{path}: not a result of this version of plm ablate; delete it, and the run is made again")
+    return UserError(f"{path}: not a result of this version of plm ablate; delete it to run this seed again")

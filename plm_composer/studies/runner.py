@@ -1,4 +1,4 @@
-"""Runs a study's runs one after another, skips those that are done, and goes on after those that fail."""
+"""Executes the runs of a study one after another: skips finished runs and continues after failures."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from plm_composer.studies.plan import PlannedRun, config_digest
 from plm_composer.studies.results import Failure, RunResult, make_result, read_metrics, write_result
 
 Launcher = Callable[[PlannedRun, Sequence[str]], int]
-"""Trains with these arguments of ``train.py``, all output to the run's log; returns the exit code."""
+"""Trains with these command-line arguments, writes all output to the run's log and returns the exit code."""
 Scorer = Callable[[Path], Mapping[str, Any]]
-"""Scores the final model of a run folder: the fields of ``plm_composer.evaluation.evaluate.Evaluation``."""
+"""Scores the final model of a run folder; returns the fields of ``plm_composer.evaluation.evaluate.Evaluation``."""
 Say = Callable[[str], None]
 
 _BUSY = 0.5
-"""Load above which something else is at work."""
+"""Load average above which another process is using the machine."""
 
 
 def run_all(
     runs: Sequence[PlannedRun], launch: Launcher, score: Scorer | None, say: Say, machine: str = ""
 ) -> list[Failure]:
-    """Makes the runs whose results are not there, one after another.
+    """Executes the unfinished runs, one after another.
 
     Args:
-        runs: In their order.
-        launch: Trains.
-        score: Scores the final model; None where the run's own last validation counts.
-        say: Tells the user how it goes.
-        machine: Kept with the results.
+        runs: The runs, in order.
+        launch: Trains a run.
+        score: Scores the final model; None to take the run's own last validation.
+        say: Prints progress for the user.
+        machine: Description of the machine, stored with the results.
 
     Returns:
         The runs that failed.
@@ -63,10 +63,10 @@ def run_all(
 
 
 def prepare(run: PlannedRun) -> bool:
-    """Makes the run's folder; one of a run that was cut off without leaving a checkpoint goes first.
+    """Makes the run folder; first deletes what an interrupted run without a checkpoint left.
 
     Returns:
-        Whether there is a checkpoint to continue from.
+        Whether the run has a checkpoint to continue from.
     """
     continued = bool(find_checkpoints(RunFolder(run.folder).checkpoints))
     if not continued:
@@ -77,24 +77,24 @@ def prepare(run: PlannedRun) -> bool:
 
 
 def forget(run: PlannedRun) -> None:
-    """Removes all that there is of a run.
+    """Deletes the folder of a run.
 
     Raises:
-        UserError: Something else lies in its folder.
+        UserError: The folder holds something other than a run.
     """
     if not run.folder.exists():
         return
     if any(run.folder.iterdir()) and not (run.log.exists() or run.starts.exists()):
-        raise UserError(f"{run.folder}: holds other things than a run; move them away")
+        raise UserError(f"{run.folder}: holds files that are not of a run; move them away")
     shutil.rmtree(run.folder)
 
 
 def load_warning() -> str | None:
-    """Says that other processes load the machine, where they do: they would bend the timings."""
+    """Makes a warning if other processes use the machine, which distorts the timings."""
     load = os.getloadavg()[0]
     if load < _BUSY:
         return None
-    return f"warning: the machine is busy (load {load:.1f} over the last minute), which bends the times of the runs"
+    return f"warning: the machine is busy (load {load:.1f} over the last minute), which distorts the times of the runs"
 
 
 def _run(run: PlannedRun, continued: bool, launch: Launcher, score: Scorer | None, machine: str) -> RunResult | Failure:
@@ -122,7 +122,7 @@ def _run(run: PlannedRun, continued: bool, launch: Launcher, score: Scorer | Non
 
 @contextlib.contextmanager
 def _recorded_start(run: PlannedRun) -> Iterator[None]:
-    """Keeps when the run's process started and ended, also where an exception ends the study."""
+    """Stores when the run's process started and ended, even if an exception ends the study."""
     starts = [*_read_starts(run), {"began": time.time(), "ended": None}]
     _write_starts(run, starts)
     try:
@@ -133,7 +133,7 @@ def _recorded_start(run: PlannedRun) -> Iterator[None]:
 
 
 def _count_starts(run: PlannedRun) -> tuple[int, float]:
-    """Starts of the run, and the seconds of all of them."""
+    """Counts the starts of a run and sums their seconds."""
     starts = _read_starts(run)
     return len(starts), sum(start["ended"] - start["began"] for start in starts)
 
@@ -144,7 +144,7 @@ def _read_starts(run: PlannedRun) -> list[dict[str, Any]]:
     starts: list[dict[str, Any]] = json.loads(run.starts.read_text())
     for start in starts:
         if start["ended"] is None:
-            # Killed with the study: the last sign of life is what it logged.
+            # Killed with the study; the last write to a log stands in for its end.
             files = [path for path in (RunFolder(run.folder).metrics, run.log) if path.exists()]
             start["ended"] = max([start["began"], *(path.stat().st_mtime for path in files)])
     return starts

@@ -1,4 +1,4 @@
-"""The study file: its schema, and the checks that need nothing but the file."""
+"""The schema of a study file, and the checks that need only the file."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from plm_composer.config.registry import suggestion
 from plm_composer.errors import UserError
 
 SET_BY_THE_STUDY = ("run_name", "run_folder", "seed", "autoresume", "save_overwrite")
-"""Keys of a run that a study sets itself."""
+"""Keys of a run that the study sets."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclasses.dataclass
 class EvaluationFile:
-    """The pinned evaluation of each run's final model, as ``plm evaluate`` does it."""
+    """The evaluation section: scores each run's final model as ``plm evaluate`` does."""
 
     data: str = MISSING
-    """FASTA or shards, relative to the study file; or a remote folder."""
+    """FASTA file or shards, relative to the study file, or a remote folder."""
     limit: Optional[int] = None  # noqa: UP045
-    """Only the first so many proteins."""
+    """Number of proteins to use, from the first; default: all."""
 
 
 @dataclasses.dataclass
 class StudyFile:
-    """What a study file may hold."""
+    """The keys of a study file."""
 
     yaml: str = MISSING
     """The YAML of all runs, relative to the study file."""
     variants: dict[str, list[str]] = MISSING
-    """Overrides by variant, as on ``train.py``'s command line."""
+    """Overrides of each variant, as on the command line of training."""
     seeds: list[int] = MISSING
     common: list[str] = dataclasses.field(default_factory=list)
-    """Overrides of all variants; a variant's own win."""
+    """Overrides of all variants; a variant's own take precedence."""
     reference: Optional[str] = None  # noqa: UP045
     """The variant that the others are compared with; default: the first."""
     evaluation: Optional[EvaluationFile] = None  # noqa: UP045
-    """Default: each run's own last validation."""
+    """Evaluation of the final models; default: each run's own last validation."""
     out: Optional[str] = None  # noqa: UP045
     """Folder of the results, relative to the study file; default: the study file's name without its ending."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What each run's final model is scored on.
+    """The proteins that each run's final model is scored on.
 
     Args:
-        data: As ``plm_composer.evaluation.evaluate.read_proteins`` takes it.
-        limit: Only the first so many proteins.
+        data: A path or URL for ``plm_composer.evaluation.evaluate.read_proteins``.
+        limit: Number of proteins to use, from the first, at least 1; None for all.
     """
 
     data: str
@@ -67,13 +67,13 @@ class Study:
 
     Args:
         path: The study file.
-        purpose: The comment that the file begins with.
+        purpose: The comment at the start of the file.
         yaml: The YAML of all runs.
-        variants: Overrides by variant, in the file's order.
-        seeds: In the order in which they run.
+        variants: Overrides of each variant, in the file's order.
+        seeds: The seeds, in the order of the runs.
         common: Overrides of all variants.
-        reference: The variant that the others are compared with.
-        evaluation: None where each run's own last validation counts.
+        reference: Name of the variant that the others are compared with.
+        evaluation: The evaluation set; None to take each run's own last validation.
         out: Folder of the results.
     """
 
@@ -95,11 +95,11 @@ class Study:
     def choose(self, variants: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[tuple[int, str]]:
         """Lists seeds and variants in the order of the runs: all variants of the first seed, then of the next.
 
-        A machine that slows down over hours so slows down all variants alike.
+        A machine that slows down over hours then slows down all variants alike.
 
         Args:
-            variants: Only these; empty for all.
-            seeds: Only these; empty for all.
+            variants: Names of variants; empty for all.
+            seeds: Seeds; empty for all.
 
         Raises:
             UserError: The study has no such variant or seed.
@@ -117,10 +117,10 @@ class Study:
         ]
 
     def check_variants(self, variants: Iterable[str], option: str) -> None:
-        """Refuses variants that the study does not have.
+        """Refuses names that are not variants of the study.
 
         Raises:
-            UserError: One of them is none of the study's.
+            UserError: The study has no such variant; the message names the option.
         """
         for variant in variants:
             if variant not in self.variants:
@@ -130,10 +130,10 @@ class Study:
 
 
 def load_study(path: Path) -> Study:
-    """Reads a study file and checks all that can be checked without reading the run's YAML.
+    """Reads a study file and checks everything that does not need the YAML of the runs.
 
     Raises:
-        UserError: It cannot be read, or something in it is wrong; the message names the key.
+        UserError: The file cannot be read or a value is invalid; the message names the key.
     """
     content = read_schema(path, StudyFile)
     variants = {str(name): tuple(overrides) for name, overrides in content["variants"].items()}
@@ -145,7 +145,7 @@ def load_study(path: Path) -> Study:
     for name in variants:
         if not _NAME.fullmatch(name):
             raise UserError(
-                f"{path}: variants.{name}: a name is letters, digits, '-', '_' and '.', for a folder has it"
+                f"{path}: variants.{name}: a name may hold letters, digits, '-', '_' and '.', since it names a folder"
             )
     _check_overrides(f"{path}: common", content["common"])
     for name, overrides in variants.items():

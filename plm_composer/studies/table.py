@@ -1,4 +1,4 @@
-"""A study's page: what was compared, on what, and the table of what it came to, in Markdown."""
+"""The results page of a study, in Markdown: protocol, table, notes and origin."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tabulate import tabulate
 
-from plm_composer.studies.comparison import Difference, VariantSummary
+from plm_composer.studies.comparison import Difference, Outcome, TimeToLoss, VariantSummary
 from plm_composer.studies.results import Failure, RunResult
 from plm_composer.studies.schema import Study
 
 _NONE = "-"
 _FEW_PAIRS = 2
-"""Pairs from which an interval is shown, and says next to nothing: Student's t has one degree of freedom."""
-_FEW = "†"
+"""With this few pairs the table marks the interval as uninformative: Student's t has one degree of freedom."""
+FEW = "†"
+"""Marks an interval of too few pairs."""
 
 
 def render(
@@ -27,10 +28,10 @@ def render(
 
     Args:
         study: The study.
-        summaries: One a variant.
-        results: Of the runs that are done.
-        failures: Of those that failed.
-        target: The loss of the summaries' ``target``.
+        summaries: One per variant.
+        results: The finished runs.
+        failures: The failed runs.
+        target: The target loss of the summaries, in nats.
     """
     parts = [f"# {study.path.stem}", study.purpose, _protocol(study, results)]
     parts += [make_table(summaries, study.reference, target), _notes(summaries, study.reference, target)]
@@ -42,49 +43,61 @@ def make_table(summaries: Sequence[VariantSummary], reference: str, target: floa
     """Makes the table of variants.
 
     Args:
-        summaries: One a variant.
-        reference: The variant that the others are compared with.
-        target: Adds the columns of ``TimeToLoss`` where it is given.
+        summaries: One per variant.
+        reference: Name of the variant that the others are compared with.
+        target: Adds the columns of ``TimeToLoss`` for this loss, in nats.
     """
-    columns: dict[str, Callable[[VariantSummary], str]] = {
-        "variant": lambda row: row.variant,
-        "seeds": _seeds,
-        "loss, nats": lambda row: _number(getattr(row.loss, "mean", None), ".4f"),
-        "sd": lambda row: _number(getattr(row.loss, "sd", None), ".4f"),
-        "min to max": lambda row: f"{row.loss.low:.4f} to {row.loss.high:.4f}" if row.loss else _NONE,
-        f"minus {reference}": lambda row: _number(getattr(row.difference, "mean", None), "+.4f"),
-        "95 % interval": lambda row: _interval(row.difference),
-        "perplexity": lambda row: _number(row.perplexity, ".2f"),
-        "accuracy": lambda row: _number(row.accuracy, ".1%"),
-        "tokens": lambda row: _number(row.tokens, ",.0f"),
-        "tokens/s": lambda row: _number(row.tokens_per_second, ",.0f"),
-        "seconds": lambda row: _seconds(row.seconds),
+    columns: dict[str, Callable[[Outcome], str]] = {
+        "loss, nats": lambda found: f"{found.loss.mean:.4f}",
+        "sd": lambda found: _number(found.loss.sd, ".4f"),
+        "min to max": lambda found: f"{found.loss.low:.4f} to {found.loss.high:.4f}",
+        f"minus {reference}": lambda found: f"{found.difference.mean:+.4f}" if found.difference else _NONE,
+        "95 % interval": lambda found: show_interval(found.difference) if found.difference else _NONE,
+        "perplexity": lambda found: f"{found.perplexity:.2f}",
+        "accuracy": lambda found: f"{found.accuracy:.1%}",
+        "tokens": lambda found: f"{found.tokens:,.0f}",
+        "tokens/s": lambda found: f"{found.tokens_per_second:,.0f}",
+        "seconds": lambda found: _seconds(found.seconds),
     }
+    times: dict[str, Callable[[TimeToLoss], str]] = {}
     if target is not None:
-        columns |= {
-            f"seconds to {target:g}": lambda row: _reached(row, _seconds(getattr(row.target, "seconds", None))),
-            f"tokens to {target:g}": lambda row: _reached(row, _number(getattr(row.target, "tokens", None), ",.0f")),
-            f"times as fast as {reference}": lambda row: _number(getattr(row.target, "speedup", None), ".2f"),
+        times = {
+            f"seconds to {target:g}": lambda found: _reached(found, _seconds(found.seconds)),
+            f"tokens to {target:g}": lambda found: _reached(found, _number(found.tokens, ",.0f")),
+            f"times as fast as {reference}": lambda found: _number(found.speedup, ".2f"),
         }
-    cells = [[show(row) for show in columns.values()] for row in summaries]
-    align = ["left", *["right"] * (len(columns) - 1)]
-    return tabulate(cells, headers=list(columns), tablefmt="github", colalign=align, disable_numparse=True)
+    cells = [
+        [
+            row.variant,
+            _seeds(row),
+            *(show(row.outcome) if row.outcome else _NONE for show in columns.values()),
+            *(show(row.outcome.target) if row.outcome and row.outcome.target else _NONE for show in times.values()),
+        ]
+        for row in summaries
+    ]
+    headers = ["variant", "seeds", *columns, *times]
+    align = ["left", *["right"] * (len(headers) - 1)]
+    return tabulate(cells, headers=headers, tablefmt="github", colalign=align, disable_numparse=True)
+
+
+def show_interval(difference: Difference) -> str:
+    """Formats the 95 % interval, in nats; marks one of two pairs, and shows ``-`` for one pair."""
+    if difference.low is None or difference.high is None:
+        return _NONE
+    return f"{difference.low:+.4f} to {difference.high:+.4f}{FEW if is_marked(difference) else ''}"
+
+
+def is_marked(difference: Difference) -> bool:
+    """Says whether an interval is of so few pairs that it is marked as uninformative."""
+    return difference.low is not None and difference.pairs <= _FEW_PAIRS
 
 
 def _seeds(row: VariantSummary) -> str:
     return f"{row.done}/{row.planned}" + (f", {row.failed} failed" if row.failed else "")
 
 
-def _interval(difference: Difference | None) -> str:
-    if difference is None or difference.low is None:
-        return _NONE
-    mark = _FEW if difference.pairs <= _FEW_PAIRS else ""
-    return f"{difference.low:+.4f} to {difference.high:+.4f}{mark}"
-
-
-def _reached(row: VariantSummary, shown: str) -> str:
-    some = row.target is not None and 0 < row.target.reached < row.target.runs
-    return f"{shown} ({row.target.reached}/{row.target.runs})" if some and row.target else shown
+def _reached(found: TimeToLoss, shown: str) -> str:
+    return f"{shown} ({found.reached}/{found.runs})" if 0 < found.reached < found.runs else shown
 
 
 def _seconds(value: float | None) -> str:
@@ -97,9 +110,9 @@ def _number(value: float | None, form: str) -> str:
 
 def _protocol(study: Study, results: Sequence[RunResult]) -> str:
     if not results:
-        return "No run is done."
+        return "No run is finished."
     if study.evaluation is None:
-        scored = "Losses are the last validation of each run."
+        scored = "Losses are those of each run's last validation."
     else:
         first = results[0]
         scored = (
@@ -119,15 +132,15 @@ def _one_or_each(key: str, results: Sequence[RunResult]) -> str:
 
 def _notes(summaries: Sequence[VariantSummary], reference: str, target: float | None) -> str:
     lines = [
-        f"`minus {reference}`: mean over seeds of the difference to the same seed of {reference}, below 0 better, and "
-        "Student's paired interval. tokens/s and seconds are medians: of training alone, and of the whole process."
+        f"`minus {reference}`: mean over seeds of the difference to the same seed of {reference} (below 0: better), "
+        "with Student's paired interval. tokens/s (training alone) and seconds (whole process) are medians over seeds."
     ]
-    if any(row.difference is not None and row.difference.pairs == _FEW_PAIRS for row in summaries):
-        lines.append(f"{_FEW} of two pairs: says next to nothing.")
+    if any(row.difference is not None and is_marked(row.difference) for row in summaries):
+        lines.append(f"{FEW} of two pairs: uninformative.")
     if target is not None:
         lines.append(
-            f"`seconds to {target:g}`, tokens: of training until a validation of the run first is at {target:g} nats, "
-            "interpolated; the median."
+            f"`seconds to {target:g}`, tokens: training until the validation loss first is {target:g} nats, "
+            "interpolated; median over seeds."
         )
     return "\n".join(lines)
 
@@ -152,8 +165,8 @@ def _origin(study: Study, results: Sequence[RunResult], target: float | None) ->
     lines = [f"Command: `{command}`"]
     lines += [f"Machine: {machine}" for machine in machines]
     if len(machines) > 1:
-        lines.append("Runs of different machines: their times do not compare.")
+        lines.append("The runs are from different machines: their times cannot be compared.")
     continued = [f"{result.variant} (seed {result.seed})" for result in results if result.starts > 1]
     if continued:
-        lines.append(f"Continued after an interruption, which adds to their seconds: {', '.join(continued)}.")
+        lines.append(f"Continued after an interruption, which adds to the seconds: {', '.join(continued)}.")
     return "\n".join(f"{line}  " for line in lines[:-1]) + "\n" + lines[-1] if len(lines) > 1 else lines[0]

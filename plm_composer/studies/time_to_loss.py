@@ -1,4 +1,4 @@
-"""When a run first reached a loss."""
+"""Finds when a run first reached a loss."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from plm_composer.studies.results import Point
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """Where a curve first reached a loss.
+    """The point at which a curve first reached a loss.
 
     Args:
-        seconds: Of training.
-        tokens: Trained.
+        seconds: Training time until then.
+        tokens: Number of tokens trained until then.
     """
 
     seconds: float
@@ -22,15 +22,15 @@ class Reached:
 
 
 def first_reached(curve: Sequence[Point], target: float) -> Reached | None:
-    """Finds where a curve is first at or below a loss, on straight lines between its points.
+    """Finds where a curve is first at or below a loss, by linear interpolation.
 
     Args:
         curve: Validations in order.
         target: The loss, in nats.
 
     Returns:
-        The place; the first point where that is below already, since nothing is known before it. None where the
-        curve never reaches the loss.
+        The interpolated point, or the first validation if it is already at or below the loss; None if the curve never
+        reaches the loss.
     """
     for index, point in enumerate(curve):
         if point.loss > target:

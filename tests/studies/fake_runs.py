@@ -16,7 +16,7 @@ Loss = Callable[[PlannedRun], float]
 
 
 def write_study(folder: Path, name: str = "study", **changes: object) -> Path:
-    """A study of two variants and two seeds, on a data set that is there and empty."""
+    """Writes a study of two variants and two seeds, on an empty data set."""
     (folder / "shards" / "train").mkdir(parents=True, exist_ok=True)
     content = {
         "yaml": str(REPOSITORY / "yamls" / "esm2_small.yaml"),
@@ -33,7 +33,7 @@ def write_study(folder: Path, name: str = "study", **changes: object) -> Path:
 
 
 class FakeLauncher:
-    """Keeps what was launched, and logs two validations of each run; fails those that it is told to."""
+    """Records what was launched, and logs two validations per run; the runs in ``fails`` fail."""
 
     def __init__(self, fails: Sequence[str] = (), loss: Loss = lambda run: 3.0 - 0.1 * run.seed) -> None:
         self.fails = list(fails)

@@ -1,4 +1,4 @@
-"""A study from its file to its results: order, restarts, failures, changes; and one real one."""
+"""A study from its file to its results: order, restarts, failures, changes; and one study that really trains."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_runs_are_interleaved_and_done_ones_are_skipped(tmp_path) -> None:
     assert all(found.exists() for found in report.files)
 
 
-def test_a_half_run_is_continued_from_its_checkpoint_or_else_made_anew(tmp_path) -> None:
+def test_an_interrupted_run_continues_from_its_checkpoint_or_else_starts_again(tmp_path) -> None:
     path = write_study(tmp_path)
 
     class Interrupted(FakeLauncher):
@@ -66,12 +66,12 @@ def test_a_half_run_is_continued_from_its_checkpoint_or_else_made_anew(tmp_path)
     assert "Continued after an interruption" in report.text
 
 
-def test_a_folder_of_somebody_elses_is_no_run(tmp_path) -> None:
+def test_a_folder_with_other_files_is_not_deleted(tmp_path) -> None:
     path = write_study(tmp_path)
     other = tmp_path / "study" / "runs" / "plain-seed1"
     other.mkdir(parents=True)
     (other / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="plain-seed1: holds other things than a run"):
+    with pytest.raises(UserError, match="plain-seed1: holds files that are not of a run"):
         run(path, FakeLauncher())
     assert (other / "thesis.tex").read_text() == "precious"
 
@@ -136,7 +136,10 @@ def test_everything_is_checked_before_the_first_run(tmp_path, changes, message: 
 
 def test_two_studies_do_not_share_a_folder(tmp_path) -> None:
     path = write_study(tmp_path)
-    with only_study(tmp_path / "study"), pytest.raises(UserError, match="another plm ablate is at work there"):
+    with (
+        only_study(tmp_path / "study"),
+        pytest.raises(UserError, match="another plm ablate, or a run that it started, is still running there"),
+    ):
         run(path)
     run(path)
 

@@ -43,8 +43,11 @@ def test_pairs_are_seeds_that_both_have() -> None:
 def test_a_variant_without_results_is_there_all_the_same(tmp_path) -> None:
     study = load_study(write_study(tmp_path))
     plain, fast = summarise(study, runs("plain", [3.0, 3.2]), [Failure("fast", 1, "x", "log")])
-    assert (plain.done, plain.loss.mean, plain.seconds, plain.difference) == (2, pytest.approx(3.1), 15, None)
-    assert (fast.done, fast.failed, fast.loss) == (0, 1, None)
+    found = plain.outcome
+    assert (plain.done, found.loss.mean, found.seconds, found.difference) == (2, pytest.approx(3.1), 15, None)
+    assert (fast.done, fast.failed, fast.outcome) == (0, 1, None)
+    assert list(plain.to_mapping()) == list(fast.to_mapping())
+    assert (plain.to_mapping()["seconds"], fast.to_mapping()["seconds"]) == (15, None)
 
 
 def test_speedup_is_the_median_over_seeds_that_both_reached_it() -> None:

@@ -1,4 +1,4 @@
-"""A missing extra and a busy machine are told before hours are spent."""
+"""Checks before training: a missing extra and a busy machine."""
 
 import os
 
@@ -16,7 +16,7 @@ def test_a_missing_package_names_the_extra(monkeypatch) -> None:
         extras.require_extras()
 
 
-def test_a_busy_machine_is_told(monkeypatch) -> None:
+def test_a_busy_machine_gives_a_warning(monkeypatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (1.9, 0.0, 0.0))
     assert "the machine is busy (load 1.9" in str(load_warning())
     monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 5.0, 5.0))

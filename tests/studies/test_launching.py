@@ -1,4 +1,4 @@
-"""The process of a run: its output, its exit code, and its end with the study's."""
+"""The process of a run: its output, its exit code, and that it ends with the study."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def test_output_and_exit_code_are_the_commands(planned) -> None:
 
 @pytest.mark.parametrize(("number", "exception"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_signals_end_the_run_too(planned, number: int, exception: type[BaseException]) -> None:
-    # It reads its YAML from a pipe that nobody writes to, and so would never end.
+    # The run never ends by itself: it reads its YAML from a pipe without a writer.
     pipe = planned.folder / "pipe.yaml"
     os.mkfifo(pipe)
     file = planned.folder / ".lock"
@@ -45,5 +45,5 @@ def test_signals_end_the_run_too(planned, number: int, exception: type[BaseExcep
             ProcessLauncher(lock)(planned, [str(pipe)])
         thread.join()
     assert getattr(caught.value, "code", 143) == 143
-    with only_study(planned.folder):  # Which the run would still hold.
+    with only_study(planned.folder):  # A running run would still hold the lock.
         pass

@@ -1,4 +1,4 @@
-"""The study file: what it may hold, and one line for what it may not."""
+"""The study file: its keys, and errors of one line."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_all_variants_of_a_seed_run_before_the_next(tmp_path) -> None:
         ({"seeds": []}, "study.yaml: seeds are []; give at least one"),
         ({"seeds": [1, 1]}, "study.yaml: seeds are [1, 1]; give at least one, and each once"),
         ({"variants": {}}, "study.yaml: variants: name at least one"),
-        ({"variants": {"a/b": []}}, "study.yaml: variants.a/b: a name is letters"),
+        ({"variants": {"a/b": []}}, "study.yaml: variants.a/b: a name may hold letters"),
         ({"variants": {801010: []}}, "study.yaml: variants.801010: YAML reads this name as a number"),
         ({"variants": {"a": "recipe=fast"}}, "study.yaml: variants.a: "),
         ({"variants": {"a": ["seed=3"]}}, "study.yaml: variants.a: seed is set by the study"),

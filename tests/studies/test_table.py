@@ -14,7 +14,7 @@ def cells(page: str, variant: str) -> dict[str, str]:
     return next(dict(zip(rows[0], row, strict=True)) for row in rows if row[0] == variant)
 
 
-def test_the_page_tells_what_was_run_and_what_came_out(tmp_path) -> None:
+def test_the_page_shows_the_protocol_and_the_results(tmp_path) -> None:
     path = write_study(tmp_path, seeds=[1, 2, 3])
     path.write_text("# Does a rate help?\n" + path.read_text())
     study = load_study(path)
@@ -28,7 +28,7 @@ def test_the_page_tells_what_was_run_and_what_came_out(tmp_path) -> None:
     assert (plain["min to max"], plain["minus plain"], plain["95 % interval"]) == ("3.0100 to 3.0300", "-", "-")
     assert (fast["seeds"], fast["minus plain"]) == ("2/3, 1 failed", "-0.0850")
     assert fast["95 % interval"].endswith("†")
-    assert "† of two pairs: says next to nothing." in page
+    assert "† of two pairs: uninformative." in page
     assert (plain["seconds to 3"], fast["seconds to 3"]) == ("-", "1.9")
     assert fast["times as fast as plain"] == "-"
     for text in (
@@ -53,9 +53,9 @@ def test_machines_that_differ_are_named(tmp_path) -> None:
     results = [result("plain", 1, 3.0), dataclasses.replace(result("fast", 1, 2.9), machine="another")]
     page = render(study, summarise(study, results, []), results, [])
     assert "Machine: another" in page
-    assert "their times do not compare" in page
+    assert "their times cannot be compared" in page
 
 
 def test_a_study_without_results_has_a_page(tmp_path) -> None:
     study = load_study(write_study(tmp_path))
-    assert "No run is done." in render(study, summarise(study, [], []), [], [])
+    assert "No run is finished." in render(study, summarise(study, [], []), [], [])
