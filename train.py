@@ -1,7 +1,5 @@
 """Trains a protein language model: ``composer train.py yamls/esm2_small.yaml [recipe=NAME] [key=value ...]``."""
 
-from __future__ import annotations
-
 from plm_composer.errors import run_command
 from plm_composer.run.command import main
 

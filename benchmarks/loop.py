@@ -29,14 +29,15 @@ from tables import print_table, write_json
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from plm_composer.config.merge import load_config
 from plm_composer.data.batches import Batch, count_tokens, split_by_tokens
 from plm_composer.data.streaming.dataset import StreamingProteinDataset
 from plm_composer.hardware.machine import describe_machine, prepare_cpu
 from plm_composer.hardware.precision import working_dtype
 from plm_composer.run.conversion import prepare_shards
 from plm_composer.run.datasets import find_places, make_dataset
-from plm_composer.run.train import make_model, make_optimizer
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
+from plm_composer.run.trainer import make_model
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 WARM_UP = 5
@@ -69,31 +70,32 @@ def train(yaml: Path, overrides: Sequence[str], batches: int, folder: Path) -> f
 
 def step(yaml: Path, overrides: Sequence[str], batches: int) -> float:
     """Real tokens a second of bare steps: forward, backward, clipping and update. Arguments as for ``train``."""
-    config = load_config(yaml, [*overrides, "data.val_split=null"])
+    parts = make_parts(load_config(yaml, [*overrides, "data.val_split=null"]))
+    config = parts.config
     device = best_device()
     kind = "gpu" if device.type == "cuda" else "cpu"
     if kind == "cpu":
         prepare_cpu()
     torch.manual_seed(config.seed)
-    dataset = make_dataset(config, find_places(config, prepare_shards(config.data, progress=False)))
-    model = make_model(config, kind).to(device).train()
-    optimizer = make_optimizer(config, model)
+    dataset = make_dataset(parts, find_places(config, prepare_shards(config.data, progress=False)))
+    model = make_model(parts).to(device).train()
+    optimizer = parts.optimizer.make(model)
     dtype = working_dtype(config.precision, kind)
 
-    def work(parts: Sequence[Batch]) -> None:
+    def work(microbatches: Sequence[Batch]) -> None:
         optimizer.zero_grad()
-        for part in parts:
+        for part in microbatches:
             sent = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in part.items()}
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = model.loss(model(sent), sent)
-            (loss / len(parts)).backward()
+            (loss / len(microbatches)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
     limit, tokens, seconds = config.device_train_microbatch_tokens, 0, 0.0
     for number, batch in enumerate(itertools.islice(loaded(dataset), batches)):
-        parts = [batch] if limit is None else split_by_tokens(batch, limit)
-        taken = timed(functools.partial(work, parts), device)
+        microbatches = [batch] if limit is None else split_by_tokens(batch, limit)
+        taken = timed(functools.partial(work, microbatches), device)
         if number >= WARM_UP:
             tokens, seconds = tokens + count_tokens(batch)["total"], seconds + taken
     return tokens / seconds

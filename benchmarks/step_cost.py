@@ -25,9 +25,8 @@ from plm_composer.config.schema import TrainConfig
 from plm_composer.data.collate import Protein
 from plm_composer.errors import run_command
 from plm_composer.hardware.machine import describe_machine, prepare_cpu
-from plm_composer.hardware.precision import resolve_precision
-from plm_composer.run.checks import make_collator
-from plm_composer.run.train import make_model, make_optimizer
+from plm_composer.run.parts import make_parts
+from plm_composer.run.trainer import make_model
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.studies.plan import plan_runs
 from plm_composer.studies.schema import load_study
@@ -43,11 +42,11 @@ COLUMNS = {
 def prepare(config: TrainConfig, proteins: Sequence[bytes], device: torch.device) -> Callable[[int], None]:
     """Makes a variant's model, optimizer and batches; what it returns does one step on a batch of that number."""
     torch.manual_seed(0)
-    kind = "gpu" if device.type == "cuda" else "cpu"
-    model = make_model(config, kind).to(device)
-    precision = "bf16" if resolve_precision(config.precision, kind) == "amp_bf16" else "fp32"
-    step = functools.partial(take_step, model, make_optimizer(config, model), precision, model.loss)
-    collate, size = make_collator(config), config.global_train_batch_size
+    parts = make_parts(config)
+    model = make_model(parts).to(device)
+    precision = "bf16" if parts.precision == "amp_bf16" else "fp32"
+    step = functools.partial(take_step, model, parts.optimizer.make(model), precision, model.loss)
+    collate, size = parts.collator, config.global_train_batch_size
     numbered = [Protein(index, 0, residues) for index, residues in enumerate(proteins)]
     batches = [collate(numbered[start : start + size]) for start in range(0, len(numbered), size)]
 

@@ -29,14 +29,14 @@ from peers import PEERS
 from tables import print_table, write_json
 from torch import Tensor, nn
 
-from plm_composer.config.merge import load_config
-from plm_composer.config.schema import TrainConfig
 from plm_composer.data.batches import Batch, count_positions, count_tokens
 from plm_composer.data.collate import Protein
 from plm_composer.hardware.machine import describe_machine, matmul_peak, prepare_cpu
-from plm_composer.model.config import PRESETS, training_flops
-from plm_composer.run.checks import make_collator, model_config
-from plm_composer.run.train import make_model, make_optimizer
+from plm_composer.model.config import PRESETS
+from plm_composer.model.cost import training_flops
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import Parts, make_parts
+from plm_composer.run.trainer import make_model
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.inputs.fasta import read_fasta
 
@@ -83,16 +83,16 @@ class Contender:
         return self.implementation in OURS
 
     @functools.cached_property
-    def config(self) -> TrainConfig:
+    def parts(self) -> Parts:
         """The run whose batches it gets: for the others padded to the longest protein, as their collators do."""
         fixed = (f"model={{name: {self.model}}}", f"data.crop_length={self.crop}", "data.mask_rate=0.15")
-        return load_config(YAML, [*fixed, *self.overrides])
+        return make_parts(load_config(YAML, [*fixed, *self.overrides]))
 
     def batches(self) -> list[Batch]:
         """The batches, the same proteins with the same masks for everyone."""
         numbered = [Protein(index, 0, residues) for index, residues in enumerate(self.proteins)]
         starts = range(0, len(numbered), self.batch_size)
-        return [make_collator(self.config)(numbered[start : start + self.batch_size]) for start in starts]
+        return [self.parts.collator(numbered[start : start + self.batch_size]) for start in starts]
 
     def prepare(self, device: torch.device) -> Callable[[Batch], float]:
         """Makes model and optimizer; what it returns does one step on a batch and tells the loss."""
@@ -100,9 +100,9 @@ class Contender:
         if self.is_ours:
             if device.type == "cpu":
                 prepare_cpu()  # as our training does
-            ours = make_model(self.config, "gpu" if device.type == "cuda" else "cpu").to(device)
-            return functools.partial(take_step, ours, make_optimizer(self.config, ours), self.precision, ours.loss)
-        peer = PEERS[self.implementation](model_config(self.config)).to(device)
+            ours = make_model(self.parts).to(device)
+            return functools.partial(take_step, ours, self.parts.optimizer.make(ours), self.precision, ours.loss)
+        peer = PEERS[self.implementation](self.parts.model).to(device)
         optimizer = torch.optim.AdamW(peer.parameters(), lr=4e-4, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
         return functools.partial(take_step, peer, optimizer, self.precision, None)
 
@@ -157,9 +157,7 @@ def serve(contender: Contender, connection: Connection) -> None:
                 "loss": losses[0],
                 "tokens": tokens["total"],
                 "positions": count_positions(batch),
-                "flops": training_flops(
-                    model_config(contender.config), batch["lengths"].tolist(), tokens["loss_generating"]
-                ),
+                "flops": training_flops(contender.parts.model, batch["lengths"].tolist(), tokens["loss_generating"]),
                 "memory": memory_mb(device) - (0 if device.type == "cuda" else before),
             }
         )

@@ -1,6 +1,6 @@
 """Efficient training of protein language models on MosaicML Composer.
 
-The functions that a script or a notebook needs, under one name: ``from plm_composer import load_model``.
+The functions that a script or a notebook needs: ``from plm_composer import train, load_model, embed, evaluate``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ if TYPE_CHECKING:
     from plm_composer.evaluation.evaluate import evaluate as evaluate
     from plm_composer.inference.embed import embed as embed
     from plm_composer.inference.load import load_model as load_model
+    from plm_composer.run.command import train_run as train
+    from plm_composer.run.named_parts import register as register
     from plm_composer.shards.convert import convert_fasta as convert_fasta
 
-_MODULES = {
-    "convert_fasta": "plm_composer.shards.convert",
-    "embed": "plm_composer.inference.embed",
-    "evaluate": "plm_composer.evaluation.evaluate",
-    "load_model": "plm_composer.inference.load",
+_PLACES = {
+    "convert_fasta": ("plm_composer.shards.convert", "convert_fasta"),
+    "embed": ("plm_composer.inference.embed", "embed"),
+    "evaluate": ("plm_composer.evaluation.evaluate", "evaluate"),
+    "load_model": ("plm_composer.inference.load", "load_model"),
+    "register": ("plm_composer.run.named_parts", "register"),
+    "train": ("plm_composer.run.command", "train_run"),
 }
 
-__all__ = ["convert_fasta", "embed", "evaluate", "load_model"]
+__all__ = ["convert_fasta", "embed", "evaluate", "load_model", "register", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a function when it is first asked for: a conversion needs neither torch nor Composer, which take seconds."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
+    """Imports a function when it is first asked for: torch and Composer take seconds, and a conversion needs none."""
+    if name in _PLACES:
+        module, function = _PLACES[name]
+        return getattr(importlib.import_module(module), function)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

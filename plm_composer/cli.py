@@ -1,4 +1,4 @@
-"""``plm``: what is not training or conversion. Results go to stdout, progress and warnings to stderr."""
+"""``plm``, the command. Results go to stdout, progress and warnings to stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import typer
 from plm_composer.errors import UserError, run_command
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Protein language models."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate and use protein language models.",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -27,26 +30,100 @@ Model = Annotated[
 
 # Each command imports what it needs itself: torch and Composer take seconds, and `plm --help` needs neither.
 
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+convert = typer.Typer(no_args_is_help=True, help="Convert proteins to MDS shards.")
+app.add_typer(convert, name="convert")
+
+
+@app.command()
+def train(
+    run: Annotated[str, typer.Argument(help="A YAML, or the name of a bundled one, such as esm2_small.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, and recipe=NAME.")] = None,
+) -> None:
+    """Train a model; `composer -n 8 -m plm_composer.run RUN ...` does it on several processes."""
+    from plm_composer.run.command import main as run_training
+
+    raise typer.Exit(run_training([run, *(overrides or [])]))
+
+
+@convert.command("fasta", context_settings=_PASSED_ON)
+def convert_fasta(context: typer.Context) -> None:
+    """FASTA files, plain or compressed."""
+    from plm_composer.shards.command import convert_fasta_command
+
+    convert_fasta_command(context.args, "plm convert fasta")
+
+
+@convert.command("hf", context_settings=_PASSED_ON)
+def convert_huggingface(context: typer.Context) -> None:
+    """A Hugging Face dataset, or parquet, JSON, CSV or TSV files."""
+    from plm_composer.shards.command import convert_huggingface_command
+
+    convert_huggingface_command(context.args, "plm convert hf")
+
+
+@convert.command("spark", context_settings=_PASSED_ON)
+def convert_spark(context: typer.Context) -> None:
+    """FASTA files, on a Spark cluster."""
+    from plm_composer.shards.command import convert_spark_command
+
+    convert_spark_command(context.args, "plm convert spark")
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where `yamls/` is made.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Copy the bundled YAMLs and recipes, to be changed."""
+    from plm_composer.config.bundled import copy_yamls
+
+    written = copy_yamls(folder)
+    if as_json:
+        print(json.dumps({"files": [str(path) for path in written]}))
+    else:
+        print(f"{len(written)} files written to {folder / 'yamls'}; plm train {folder / 'yamls'}/esm2_small.yaml")
+
 
 @app.command()
 def config(
-    yaml: Annotated[Path, typer.Argument(help="The run's YAML.")],
+    yaml: Annotated[str, typer.Argument(help="The run's YAML, or the name of a bundled one.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, and recipe=NAME.")] = None,
+    explain: Annotated[str | None, typer.Option(metavar="KEY", help="Only say which layer sets this key.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a YAML with its recipes and overrides, print the resolved config, and predict the memory it takes."""
-    from plm_composer.config.merge import load_config, to_yaml
-    from plm_composer.run.checks import check_config
-    from plm_composer.run.memory import estimate
+    from plm_composer.config.bundled import find_yaml
+    from plm_composer.config.merge import explain_key, to_yaml
+    from plm_composer.run.load import load_config
 
-    resolved = load_config(yaml, overrides or [])
-    check_config(resolved)
-    predicted = estimate(resolved)
+    path = find_yaml(yaml)
+    resolved = load_config(path, overrides or [])
+    if explain is not None:
+        _print_layers(explain, explain_key(path, overrides or [], explain), as_json)
+        return
+    from plm_composer.model.cost import describe_model
+    from plm_composer.run.memory import predict_memory
+    from plm_composer.run.parts import make_parts
+
+    parts = make_parts(resolved)
+    predicted = predict_memory(parts)
     if as_json:
-        print(json.dumps({**dataclasses.asdict(resolved), "memory": predicted.to_mapping()}))
+        model, memory = parts.model.to_mapping(), predicted.to_mapping()
+        print(json.dumps({**dataclasses.asdict(resolved), "resolved_model": model, "memory": memory}))
     else:
-        # A comment, so that the output stays a YAML file.
-        print(f"{to_yaml(resolved)}# {predicted.describe()}")
+        # Comments, so that the output stays a YAML file.
+        print(f"{to_yaml(resolved)}# {describe_model(parts.model)}\n# {predicted.describe()}")
+
+
+def _print_layers(key: str, layers: list[tuple[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"key": key, "layers": [{"source": source, "value": value} for source, value in layers]}))
+        return
+    print(f"{key} is {json.dumps(layers[-1][1])}")
+    width = max(len(source) for source, _ in layers)
+    for source, value in layers:
+        print(f"  {source:<{width}}  {json.dumps(value)}")
 
 
 @app.command()

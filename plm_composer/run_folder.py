@@ -95,7 +95,7 @@ class RunFolder:
             raise UserError(f"run_folder: cannot write {self.config}: {error.strerror}") from error
 
 
-def prepare(config: TrainConfig) -> RunFolder:
+def prepare_run_folder(config: TrainConfig) -> RunFolder:
     """Makes the run folder. Called by rank 0 alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ESM2's vocabulary of 33 tokens and the table that turns residues into token ids.
+"""ESM2's vocabulary of 33 tokens and the table that converts residues to token ids.
 
 The order is that of ``fair-esm``'s ``Alphabet.from_architecture("ESM-1b")`` and of the vocabulary files of the
 ``facebook/esm2_*`` models on Hugging Face.
@@ -18,13 +18,13 @@ VOCABULARY: tuple[str, ...] = (
 CLS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 MASK_ID = VOCABULARY.index("<mask>")
 STANDARD_RESIDUES = "LAGVSERTIDPKQNFYMHWC"
-"""The 20 amino acids that the genetic code spells out."""
+"""The 20 amino acids of the standard genetic code."""
 STANDARD_IDS = range(4, 24)
 """Token ids of the 20 standard residues: contiguous, so that membership is a comparison."""
 CLS_BYTE, EOS_BYTE = b"\x01", b"\x02"
 """Stand-ins for ``<cls>`` and ``<eos>`` in a byte string of residues, so that one look-up tokenises a whole batch."""
 IGNORE_INDEX = -100
-"""Label of a position that the loss does not count (the default of ``torch.nn.functional.cross_entropy``)."""
+"""Label of a position that the loss ignores (the default of ``torch.nn.functional.cross_entropy``)."""
 
 
 def _make_table() -> npt.NDArray[np.uint8]:
@@ -41,7 +41,7 @@ _TABLE = _make_table()
 
 
 def encode(residues: bytes) -> npt.NDArray[np.uint8]:
-    """Turns residues into token ids; nothing is added at the ends.
+    """Converts residues to token ids; adds no ``<cls>`` and ``<eos>``.
 
     Args:
         residues: Upper-case one-letter codes, ASCII; ``CLS_BYTE`` and ``EOS_BYTE`` become ``<cls>`` and ``<eos>``.
@@ -54,5 +54,5 @@ def encode(residues: bytes) -> npt.NDArray[np.uint8]:
 
 
 def decode(token_ids: npt.ArrayLike) -> str:
-    """Turns token ids back into text; special tokens are written in full, such as ``<mask>``."""
+    """Converts token ids back to text; special tokens are written in full, such as ``<mask>``."""
     return "".join(VOCABULARY[int(token_id)] for token_id in np.asarray(token_ids).ravel())

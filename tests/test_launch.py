@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from plm_composer.config.merge import load_config
+from plm_composer.run.load import load_config
 from tests.commands import REPOSITORY
 
 FOLDER = REPOSITORY / "yamls" / "launch"

@@ -8,7 +8,7 @@ import pytest
 
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run_folder import RunFolder, prepare
+from plm_composer.run_folder import RunFolder, prepare_run_folder
 
 METRICS = '{"batch": 1, "epoch": 0, "proteins": 8, "tokens": 90, "seconds": 0.1}\n'
 Usage = collections.namedtuple("Usage", "total used free")
@@ -52,9 +52,9 @@ def test_only_what_a_run_left_is_replaced(tmp_path: Path) -> None:
         path.write_text("x")
     folder.latest.symlink_to("ep0-ba3-rank0.pt")
     with pytest.raises(UserError, match="holds an earlier run"):
-        prepare(config(tmp_path))
+        prepare_run_folder(config(tmp_path))
     assert all(path.exists() for path in [*ours, *theirs])
-    prepare(config(tmp_path, save_overwrite=True))
+    prepare_run_folder(config(tmp_path, save_overwrite=True))
     assert not any(path.exists() for path in [*ours, folder.metrics])
     assert not folder.latest.is_symlink()
     assert all(path.exists() for path in theirs)
@@ -62,14 +62,14 @@ def test_only_what_a_run_left_is_replaced(tmp_path: Path) -> None:
 
 def test_a_file_by_the_name_of_a_partial_one_stays(tmp_path: Path) -> None:
     (tmp_path / "partial-config.yaml").write_text("precious")
-    prepare(config(tmp_path))
+    prepare_run_folder(config(tmp_path))
     assert (tmp_path / "partial-config.yaml").read_text() == "precious"
 
 
 def test_metrics_alone_are_a_run(tmp_path: Path) -> None:
     RunFolder(tmp_path).metrics.write_text(METRICS)
     with pytest.raises(UserError, match="holds an earlier run"):
-        prepare(config(tmp_path))
+        prepare_run_folder(config(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "text"), [("config.yaml", "mine: 1\n"), ("metrics.jsonl", '{"loss": 1}\n')])
@@ -77,5 +77,5 @@ def test_metrics_alone_are_a_run(tmp_path: Path) -> None:
 def test_files_of_others_are_left_alone(name: str, text: str, changes: dict[str, bool], tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=f"{name} was not written by a run"):
-        prepare(config(tmp_path, **changes))
+        prepare_run_folder(config(tmp_path, **changes))
     assert (tmp_path / name).read_text() == text

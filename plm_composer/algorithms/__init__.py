@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from composer import Algorithm
 from composer import algorithms as composer_algorithms
 
-from plm_composer.algorithms.batch_curriculum import BatchCurriculum, bind_curricula
+from plm_composer.algorithms.batch_curriculum import BatchCurriculum
 from plm_composer.algorithms.batch_size_warmup import BatchSizeWarmup
 from plm_composer.algorithms.ema import ExponentialMovingAverage, check_ema
 from plm_composer.algorithms.layer_freezing import LayerFreezing, check_layer_freezing
@@ -16,23 +17,26 @@ from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
 from plm_composer.algorithms.sam import check_sam
 from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup
 from plm_composer.algorithms.swa import StochasticWeightAveraging, check_swa
-from plm_composer.config.registry import build
-from plm_composer.data.collate import Collator
+from plm_composer.config.registry import Component, Registry
 
 if TYPE_CHECKING:
     from plm_composer.config.schema import TrainConfig
 
-ALGORITHMS: dict[str, Any] = {
-    "batch_size_warmup": BatchSizeWarmup,
-    "ema": ExponentialMovingAverage,
-    "gradient_clipping": composer_algorithms.GradientClipping,
-    "layer_freezing": LayerFreezing,
-    "low_precision_layernorm": composer_algorithms.LowPrecisionLayerNorm,
-    "mask_rate_schedule": MaskRateSchedule,
-    "sam": composer_algorithms.SAM,
-    "sequence_length_warmup": SequenceLengthWarmup,
-    "swa": StochasticWeightAveraging,
-}
+ALGORITHMS = Registry(
+    "algorithms",
+    {
+        "batch_size_warmup": BatchSizeWarmup,
+        "ema": ExponentialMovingAverage,
+        "gradient_clipping": composer_algorithms.GradientClipping,
+        "layer_freezing": LayerFreezing,
+        "low_precision_layernorm": composer_algorithms.LowPrecisionLayerNorm,
+        "mask_rate_schedule": MaskRateSchedule,
+        "sam": composer_algorithms.SAM,
+        "sequence_length_warmup": SequenceLengthWarmup,
+        "swa": StochasticWeightAveraging,
+    },
+    base=Algorithm,
+)
 
 COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] = {
     "ema": check_ema,
@@ -41,7 +45,7 @@ COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] 
     "sam": check_sam,
     "swa": check_swa,
 }
-"""What refuses an algorithm that does not fit the rest of the run, called with its arguments and the run's config."""
+"""Functions that refuse an algorithm that does not fit the run, called with its arguments and the run's config."""
 
 _IMAGES_ONLY = "it works on images or convolutions, and a protein language model has none"
 
@@ -53,7 +57,7 @@ REFUSED_ALGORITHMS: dict[str, str] = {
     "progressive_resizing": _IMAGES_ONLY,
     "selective_backprop": "Composer's version needs batches that are (input, target) pairs",
     "seq_length_warmup": "Composer's version needs a HuggingFaceModel; use algorithms.sequence_length_warmup",
-    "stochastic_depth": "Composer's version knows ResNet blocks only and does nothing here; set model.layer_drop",
+    "stochastic_depth": "Composer's version supports only ResNet blocks and does nothing here; set model.layer_drop",
     **dict.fromkeys(
         (
             "augmix", "blurpool", "channels_last", "colout", "cutmix", "cutout", "factorize", "ghost_batchnorm",
@@ -65,30 +69,25 @@ REFUSED_ALGORITHMS: dict[str, str] = {
 """Composer's algorithms that would fail or do nothing on this model, with the reason."""
 
 
-def check_algorithms(entries: Mapping[str, Mapping[str, Any] | None], config: TrainConfig, collator: Collator) -> None:
-    """Checks the values of known algorithms, and that they fit the rest of the run.
+def check_combinations(components: Iterable[Component], config: TrainConfig) -> None:
+    """Checks that algorithms fit the rest of the run.
 
     Args:
-        entries: Names in ``ALGORITHMS``, with arguments that its signatures have; None where one is switched off.
-        config: The run's.
-        collator: The run's.
+        components: The run's algorithms.
+        config: The run's config.
 
     Raises:
-        UserError: The first thing that is wrong.
+        UserError: An algorithm does nothing, or fails, in this run.
     """
-    active = {name: arguments for name, arguments in entries.items() if arguments is not None}
-    for name, arguments in active.items():
-        if name in COMBINATION_CHECKS:
-            COMBINATION_CHECKS[name](arguments, config)
-    bind_curricula([build(f"algorithms.{name}", ALGORITHMS[name], active[name]) for name in active], collator)
+    for component in components:
+        if component.name in COMBINATION_CHECKS:
+            COMBINATION_CHECKS[component.name](component.arguments, config)
 
 
-def needed_draws(entries: Mapping[str, Mapping[str, Any] | None]) -> frozenset[str]:
-    """Says what batches must carry for a run's curricula (``Collator.draws``).
+def needed_draws(algorithms: Iterable[Algorithm]) -> frozenset[str]:
+    """The random draws that batches must carry for the curricula among the algorithms (``Collator.draws``).
 
     Args:
-        entries: The ``algorithms`` section; names that are unknown are left to its checks.
+        algorithms: The run's algorithms.
     """
-    classes = [ALGORITHMS.get(name) for name, arguments in entries.items() if arguments is not None]
-    wanted = (kind.draws for kind in classes if isinstance(kind, type) and issubclass(kind, BatchCurriculum))
-    return frozenset().union(*wanted)
+    return frozenset().union(*(each.draws for each in algorithms if isinstance(each, BatchCurriculum)))

@@ -1,4 +1,4 @@
-"""What batch curricula share: a training batch is made easier or smaller, as a function of the run's time."""
+"""The base of batch curricula, which make training batches easier or smaller as a function of the run's time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DRAWS = ("selection", "window")
 class BatchCurriculum(Algorithm, abc.ABC):
     """Changes each training batch before Composer counts its proteins and tokens.
 
-    What it does to a batch follows from the timestamp and ``max_duration`` alone, in the process that trains: neither
-    workers that read ahead, nor the number of processes, nor a resume can bend it. Its value of the moment is logged
-    as ``curriculum/<quantity>``.
+    The change depends on the timestamp and ``max_duration`` alone and is made in the process that trains, so that
+    workers that read ahead, the number of processes and a resume do not affect it. The current value is logged as
+    ``curriculum/<quantity>``.
 
     Attributes:
-        quantity: What changes, for the log.
-        draws: What batches must carry for it (``plm_composer.data.collate.Collator``).
-        position: Curricula are applied in this order, whatever the YAML's.
+        quantity: Name of the quantity that changes, for the log.
+        draws: Random draws that batches must carry (``Collator.draws``).
+        position: Rank in the order in which curricula are applied, whatever their order in the YAML.
     """
 
     quantity: ClassVar[str]
@@ -38,10 +38,10 @@ class BatchCurriculum(Algorithm, abc.ABC):
         self.collator = Collator()
 
     def bind(self, collator: Collator) -> None:
-        """Takes notice of how batches are made.
+        """Stores the collator.
 
         Args:
-            collator: The run's.
+            collator: The run's collator.
 
         Raises:
             UserError: The curriculum does not fit it.
@@ -50,34 +50,34 @@ class BatchCurriculum(Algorithm, abc.ABC):
 
     @abc.abstractmethod
     def value(self, state: State) -> float:
-        """The quantity at a moment.
+        """The current value of the quantity.
 
         Args:
-            state: The Trainer's; ``timestamp``, ``max_duration`` and ``dataloader_len`` are looked at.
+            state: State of the Trainer, of which ``timestamp``, ``max_duration`` and ``dataloader_len`` are used.
         """
 
     @abc.abstractmethod
     def change(self, batch: Batch, value: float) -> Batch:
-        """Makes the batch that has this value of the quantity.
+        """Makes the batch for a value of the quantity.
 
         Args:
-            batch: As the collator made it, or another curriculum after it; it is not changed.
-            value: Of ``value``.
+            batch: Batch of the collator, or of an earlier curriculum; it is not changed.
+            value: Result of ``value``.
         """
 
     def transform(self, batch: Batch) -> Batch:
-        """Makes the batch of this moment."""
+        """Makes the batch for the current value."""
         assert self._state is not None, "the Trainer has not started"
         self._current = self.value(self._state)
         return self.change(batch, self._current)
 
     def match(self, event: Event, state: State) -> bool:
-        """Takes notice of the Trainer, and logs."""
+        """Runs at the start of the training and of each batch."""
         del state
         return event in (Event.FIT_START, Event.BATCH_START)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """At the start remembers whose time counts; then logs the value of each batch."""
+        """Stores the Trainer's state at the start; then logs the value of each batch."""
         if event == Event.FIT_START:
             self._state = state
         elif self._current is not None:
@@ -85,14 +85,14 @@ class BatchCurriculum(Algorithm, abc.ABC):
 
 
 def bind_curricula(algorithms: Iterable[Algorithm], collator: Collator) -> Callable[[Batch], Batch] | None:
-    """Makes what a ``DataSpec`` calls on each training batch before it is counted, its ``batch_transforms``.
+    """Makes the ``batch_transforms`` of a ``DataSpec``, which are applied before a training batch is counted.
 
     Args:
-        algorithms: The run's.
-        collator: The run's.
+        algorithms: The run's algorithms.
+        collator: The run's collator.
 
     Returns:
-        A function from the loader's batch to the one that is trained on; None where there is no curriculum.
+        Function: the loader's batch -> the batch to train on; None without curricula.
 
     Raises:
         UserError: A curriculum does not fit the collator.
@@ -112,5 +112,5 @@ class _Chain:
         for curriculum in self.curricula:
             batch = curriculum.transform(batch)
         batch = {key: value for key, value in batch.items() if key not in _DRAWS}
-        # Composer finds its place in an epoch again by what was read, not by what was trained on.
+        # On a resume Composer finds its place in an epoch by the proteins read, not by those trained on.
         return batch if count_rows(batch) == read else {**batch, "proteins_read": read}

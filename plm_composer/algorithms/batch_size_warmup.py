@@ -1,4 +1,4 @@
-"""Small batches first."""
+"""Starts a training with small batches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from plm_composer.errors import UserError
 class BatchSizeWarmup(BatchCurriculum):
     """Trains on the first proteins of each batch only, more and more of them (McCandlish et al. 2018).
 
-    The others are read all the same, and counted as read, since that is how a resume finds its place: they are not
-    trained on in that epoch. Every process takes the first of its own batch, the same number on each and at least one,
-    so that another number of processes trains on other proteins while the warm-up lasts.
+    The other proteins are read, and counted as read, since a resume finds its place by that number, but they are not
+    trained on in that epoch. Every process takes the first proteins of its own batch, the same number on each and at
+    least one, so that another number of processes trains on other proteins during the warm-up.
 
     Args:
         initial_share: Share of each batch at the start, above 0 and below 1.
-        t_end: From when on batches are whole, a time string.
+        t_end: Time from which batches are whole, such as ``0.2dur``.
 
     Raises:
-        UserError: The share or the time is impossible.
+        UserError: The share or the time is out of range.
     """
 
     quantity = "batch_share"
@@ -40,7 +40,7 @@ class BatchSizeWarmup(BatchCurriculum):
         self.initial_share, self.t_end = initial_share, t_end
 
     def value(self, state: State) -> float:
-        """Share of the batch."""
+        """Share of the batch to train on."""
         share = progress(state, self.t_end)
         return (1 - share) * self.initial_share + share
 

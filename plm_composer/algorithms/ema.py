@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is evaluated, saved and exported."""
+"""An exponential moving average of the weights, which is evaluated, saved and exported."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _DDP_PREFIX = "module."
 
 
 class ExponentialMovingAverage(EMA):
-    """Composer's EMA of the weights (Polyak and Juditsky 1992), with what it leaves half done.
+    """Composer's EMA of the weights (Polyak and Juditsky 1992), with its gaps closed.
 
-    Evaluations, checkpoints and the export hold the average, a checkpoint also the weights that are trained. In
-    Composer's own, the last evaluation of a training puts the trained weights back before the export; a checkpoint
-    that a signal asks for holds the trained ones; and ``smoothing`` without ``half_life`` is an ``AttributeError``.
+    Evaluations, checkpoints and the export hold the average, and checkpoints also the trained weights. In Composer's
+    version the last evaluation of a training restores the trained weights before the export, a checkpoint on a signal
+    holds the trained weights, and ``smoothing`` without ``half_life`` is an ``AttributeError``.
 
     Args:
-        half_life: Batches after which a weight's share in the average has halved, such as ``1000ba``; the default where
-            ``smoothing`` is not given.
-        smoothing: What the average keeps of itself at each update, between 0 and 1, instead of ``half_life``.
-        ema_start: When averaging begins: a share of the run (``0.5dur``), batches or epochs.
+        half_life: Batches after which a weight's share in the average has halved, such as ``1000ba``, which is the
+            default if ``smoothing`` is not given.
+        smoothing: Share of itself that the average keeps at each update, between 0 and 1, instead of ``half_life``.
+        ema_start: Time at which averaging begins: a share of the run (``0.5dur``), batches or epochs.
         update_interval: Batches between two updates, such as ``10ba``.
 
     Raises:
-        UserError: A time is counted in epochs, or both or impossible values are given.
+        UserError: A time is in epochs, a value is out of range, or both ``half_life`` and ``smoothing`` are given.
     """
 
     def __init__(
@@ -59,24 +59,24 @@ class ExponentialMovingAverage(EMA):
         return event not in self.checkpoint_events and bool(super().match(event, state))
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """As Composer's; the average is updated from the trained weights, whatever came before."""
+        """As Composer's, but always updates the average from the trained weights."""
         self._take_names_of(state.model)
         if event == self.update_event:
             self._ensure_training_weights_active(state)
         super().apply(event, state, logger)
 
     def use_average(self, state: State) -> None:
-        """Puts the average into the model, if there is one yet; the next batch takes it out again.
+        """Puts the average into the model, if there is one yet; the next batch restores the trained weights.
 
         Args:
-            state: The Trainer's.
+            state: State of the Trainer.
         """
         if self.ema_started:
             self._take_names_of(state.model)
             self._ensure_ema_weights_active(state)
 
     def _take_names_of(self, model: nn.Module) -> None:
-        """DDP prefixes names; a run that continues on another number of processes would find none of them."""
+        """Adapts the average's names to DDP's prefix, which differs after a resume on one process or on several."""
         if self.ema_model is None:
             return
         prefix = _DDP_PREFIX if isinstance(model, DistributedDataParallel) else ""
@@ -92,7 +92,7 @@ def use_averages(algorithms: Iterable[Algorithm], state: State) -> None:
 
     Args:
         algorithms: The run's.
-        state: The Trainer's.
+        state: State of the Trainer.
     """
     for algorithm in algorithms:
         if isinstance(algorithm, ExponentialMovingAverage):
@@ -100,7 +100,7 @@ def use_averages(algorithms: Iterable[Algorithm], state: State) -> None:
 
 
 def check_ema(arguments: Mapping[str, Any], config: TrainConfig) -> None:
-    """Refuses it where it does not work.
+    """Refuses EMA where it does not work.
 
     Raises:
         UserError: The run is sharded.
@@ -114,7 +114,7 @@ def check_ema(arguments: Mapping[str, Any], config: TrainConfig) -> None:
 
 
 def _check_batches(key: str, value: str | None) -> None:
-    """Epochs are too few, and at the end of one a run that a signal has stopped takes itself for finished."""
+    """Refuses epochs: they are too few, and at the end of one a run that a signal stopped counts itself as finished."""
     if value is None:
         return
     try:

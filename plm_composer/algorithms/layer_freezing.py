@@ -1,4 +1,4 @@
-"""Blocks that stop learning, from the bottom up."""
+"""Freezes blocks during the training, from the bottom up."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 class LayerFreezing(Algorithm):
     """Freezes the embedding and more and more blocks, from the bottom up, so that no gradient is computed for them.
 
-    FreezeOut (Brock et al. 2017) and Freeze Training (Raghu et al. 2017). How many are frozen follows from the
-    timestamp alone, and the optimizer keeps the states of all parameters, so that a resumed run is the unbroken one.
-    Composer's version takes parameters out of the optimizer, cannot resume, and acts at the ends of epochs only.
+    FreezeOut (Brock et al. 2017) and Freeze Training (Raghu et al. 2017). The number of frozen blocks depends on the
+    timestamp alone, and the optimizer keeps the states of all parameters, so that a resumed run equals an unbroken
+    one. Composer's version takes parameters out of the optimizer, cannot resume, and acts only at the ends of epochs.
 
-    The embedding is frozen with the first block, since a gradient for it would have to pass through all of them; where
-    the model's tables are tied, the decoder is frozen with it.
+    The embedding is frozen with the first block, since its gradient would have to pass through all blocks; if the
+    model's tables are tied, the decoder is frozen with it.
 
     Args:
-        freeze_start: When freezing begins, a share of the run such as ``0.5dur``.
-        freeze_level: Share of the blocks that are frozen at the end of the run; the number grows linearly.
+        freeze_start: Time at which freezing begins, a share of the run such as ``0.5dur``.
+        freeze_level: Share of the blocks frozen at the end of the run, in (0, 1]; their number grows linearly.
 
     Raises:
-        UserError: The time or the level is impossible.
+        UserError: The time or the level is out of range.
     """
 
     def __init__(self, freeze_start: str = "0.5dur", freeze_level: float = 0.5) -> None:
@@ -49,16 +49,16 @@ class LayerFreezing(Algorithm):
 
     @property
     def find_unused_parameters(self) -> bool:
-        """DDP must not wait for the gradients of what is frozen."""
+        """True: DDP must not wait for the gradients of frozen parameters."""
         return True
 
     def match(self, event: Event, state: State) -> bool:
-        """Before each batch."""
+        """Runs before each batch."""
         del state
         return bool(event == Event.BATCH_START)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
-        """Freezes what is due."""
+        """Freezes the blocks that are due."""
         del event
         model = getattr(state.model, "module", state.model).model  # perhaps inside DDP
         elapsed = state.get_elapsed_duration()
@@ -72,8 +72,8 @@ class LayerFreezing(Algorithm):
         """Number of frozen blocks.
 
         Args:
-            elapsed: Share of the run that has passed.
-            blocks: The model's.
+            elapsed: Share of the run that has passed, 0 to 1.
+            blocks: Number of blocks of the model.
         """
         progress = max(0.0, elapsed - self.freeze_start) / (1 - self.freeze_start)
         return int(self.freeze_level * progress * blocks)
@@ -84,16 +84,16 @@ def freeze_bottom(model: Any, blocks: int) -> None:
 
     Args:
         model: An ``ESM2``.
-        blocks: How many; more than 0.
+        blocks: Number of blocks to freeze, above 0.
     """
     for module in (model.embedding, *model.blocks[:blocks]):
         for parameter in module.parameters():
             parameter.requires_grad_(False)
-            parameter.grad = None  # Optimizers leave alone what has none, weight decay included.
+            parameter.grad = None  # Optimizers skip a parameter without one, weight decay included.
 
 
 def check_layer_freezing(arguments: Mapping[str, Any], config: TrainConfig) -> None:
-    """Refuses it where it does not work.
+    """Refuses layer freezing where it does not work.
 
     Raises:
         UserError: The run is sharded.

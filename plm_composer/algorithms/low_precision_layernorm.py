@@ -1,4 +1,4 @@
-"""LayerNorm in bf16: where it does anything."""
+"""Refuses LayerNorm in bf16 where it does nothing or fails."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def check_low_precision_layernorm(arguments: Mapping[str, Any], config: TrainCon
     if device == "cpu":
         raise UserError(
             "algorithms.low_precision_layernorm does nothing on a CPU: there the Trainer runs in fp32, and Composer's "
-            "version looks at its precision, not at the model's own autocast; leave it out"
+            "version uses the Trainer's precision, not the model's own autocast; leave it out"
         )
     if resolve_precision(config.precision, device) == "fp32":
         raise UserError("algorithms.low_precision_layernorm does nothing in fp32; set precision=amp_bf16")
     if config.fsdp_config is not None:
         raise UserError(
-            "algorithms.low_precision_layernorm copies weights, and all processes but the first have none yet when it "
-            "does; leave out fsdp_config"
+            "algorithms.low_precision_layernorm copies weights before any process but the first has them; leave out "
+            "fsdp_config"
         )

@@ -1,4 +1,4 @@
-"""More or less to predict as training goes on."""
+"""Changes the mask rate during the training."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _SHAPES: dict[str, Callable[[float], float]] = {
 class MaskRateSchedule(BatchCurriculum):
     """Moves the mask rate from one value to another (Ankner et al. 2024; Yang et al. 2023).
 
-    The collator masks at ``data.mask_rate``, the maximum; here positions are given back whose draw lies above the rate
-    of the moment. What is left is exactly the batch that the collator would have masked at that rate.
+    The collator masks at ``data.mask_rate``, the maximum; the schedule unmasks positions whose draw is not below the
+    current rate. The result is exactly the batch that the collator would have masked at that rate.
 
-    The model's ``token_dropout_mask_rate`` stays what it is: token dropout follows each protein's own observed share of
-    ``<mask>``, so that the constant is one fixed factor of all embeddings. It has to be the same at every rate, and in
+    The model's ``token_dropout_mask_rate`` does not change: token dropout follows each protein's own observed share of
+    ``<mask>``, so that the constant is one fixed factor of all embeddings, which must be the same at every rate, and in
     evaluation.
 
     Args:
-        initial_rate: Mask rate at the start.
-        final_rate: Mask rate from ``t_end`` on.
-        t_end: A time string, such as ``0.8dur`` or ``5000ba``.
-        shape: ``linear`` or ``cosine``.
+        initial_rate: Mask rate at the start, in (0, 1].
+        final_rate: Mask rate from ``t_end`` on, in (0, 1].
+        t_end: Time at which ``final_rate`` is reached, such as ``0.8dur`` or ``5000ba``.
+        shape: Shape of the change, ``linear`` or ``cosine``.
 
     Raises:
-        UserError: A rate, the time or the shape is impossible.
+        UserError: A rate or the time is out of range, or the shape is unknown.
     """
 
     quantity = "mask_rate"
@@ -75,7 +75,7 @@ class MaskRateSchedule(BatchCurriculum):
         return (1 - share) * initial + share * final
 
     def change(self, batch: Batch, value: float) -> Batch:
-        """Gives back what would not be masked at this rate."""
+        """Unmasks the positions that would not be masked at this rate."""
         return lower_mask_rate(batch, value)
 
 
@@ -83,8 +83,8 @@ def lower_mask_rate(batch: Batch, rate: float) -> Batch:
     """Makes the batch that is masked at a lower rate.
 
     Args:
-        batch: With ``selection``.
-        rate: At most the rate at which it was masked.
+        batch: Batch with ``selection``; it is not changed.
+        rate: The new mask rate, at most that of the batch.
     """
     labels = batch["labels"]
     keep = batch["selection"] < rate

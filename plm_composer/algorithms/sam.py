@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: where it works."""
+"""Refuses sharpness-aware minimization where it does not work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short sequences first."""
+"""Starts a training with short sequences."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class SequenceLengthWarmup(BatchCurriculum):
     """Trains on pieces of proteins whose length grows to ``data.crop_length`` (Li, Zhang and He 2022).
 
     Args:
-        start_length: Most tokens of a piece at the start, ``<cls>`` and ``<eos>`` included where it has them.
-        t_end: When pieces have reached ``data.crop_length``, a time string.
-        step_size: Lengths are multiples of it, so that few shapes come up; the first and the last may differ.
+        start_length: Largest number of tokens of a piece at the start, ``<cls>`` and ``<eos>`` included; at least 3.
+        t_end: Time at which pieces reach ``data.crop_length``, such as ``0.3dur``.
+        step_size: Lengths are multiples of it, in tokens, so that few shapes occur; the first and last may differ.
         truncate: True takes one piece of each protein, anywhere in its crop, and leaves the rest out. False cuts the
             crop into pieces of about equal length, so that no token is lost.
 
     Raises:
-        UserError: A length or the time is impossible.
+        UserError: A length or the time is out of range.
     """
 
     quantity = "sequence_length"
@@ -51,7 +51,7 @@ class SequenceLengthWarmup(BatchCurriculum):
         super().bind(collator)
 
     def value(self, state: State) -> float:
-        """Most tokens of a piece."""
+        """Largest number of tokens of a piece."""
         share, last = progress(state, self.t_end), self.collator.crop_length
         if share == 1:
             return last
@@ -68,12 +68,12 @@ class SequenceLengthWarmup(BatchCurriculum):
 
 
 def take_windows(batch: Batch, length: int, collator: Collator) -> Batch:
-    """Takes one piece of at most ``length`` tokens of each protein, at the place that its ``window`` draws.
+    """Takes one piece of at most ``length`` tokens of each protein, at the position that ``window`` draws.
 
     Args:
-        batch: With ``window``.
-        length: Most tokens, at least 3.
-        collator: How the batch was made: where ``crop_keeps_ends``, pieces keep ``<cls>`` and ``<eos>``.
+        batch: Batch with ``window``.
+        length: Largest number of tokens of a piece, at least 3.
+        collator: Collator of the batch; with ``crop_keeps_ends``, pieces keep ``<cls>`` and ``<eos>``.
     """
     whole = row_lengths(batch)
     lengths = np.minimum(whole, length)
@@ -87,9 +87,9 @@ def take_windows(batch: Batch, length: int, collator: Collator) -> Batch:
 
 
 def cut_to_pieces(batch: Batch, length: int, collator: Collator) -> Batch:
-    """Cuts each protein into as few pieces of at most ``length`` tokens as there can be, of about equal length.
+    """Cuts each protein into as few pieces of at most ``length`` tokens as possible, of about equal length.
 
-    Arguments as for ``take_windows``. Where ``crop_keeps_ends``, each piece gets a ``<cls>`` and an ``<eos>``.
+    Arguments as for ``take_windows``. With ``crop_keeps_ends``, each piece gets a ``<cls>`` and an ``<eos>``.
     """
     whole = row_lengths(batch)
     offsets = np.cumsum(whole) - whole

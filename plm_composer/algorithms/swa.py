@@ -1,4 +1,4 @@
-"""Stochastic weight averaging: where it works."""
+"""Stochastic weight averaging, with checks of where it works."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class StochasticWeightAveraging(SWA):
     """Composer's SWA (Izmailov et al. 2018): weights of the last part of the run, averaged with equal shares.
 
     At ``swa_end`` the average replaces the weights, and training continues from there; evaluations before it are of the
-    weights that are trained.
+    trained weights.
 
     Args:
-        update_interval: Batches between two weights that enter the average, such as ``100ba``.
-        swa_start: When averaging begins, a share of the run.
-        swa_end: When the average replaces the weights, a share of the run.
+        update_interval: Batches between two updates of the average, such as ``100ba``.
+        swa_start: Time at which averaging begins, a share of the run.
+        swa_end: Time at which the average replaces the weights, a share of the run.
 
     Raises:
-        UserError: ``update_interval`` is not in batches, or a time is no share of the run.
+        UserError: ``update_interval`` is not in batches, or a time is not a share of the run.
     """
 
     def __init__(self, update_interval: str, swa_start: str = _START, swa_end: str = _END) -> None:
@@ -48,7 +48,7 @@ class StochasticWeightAveraging(SWA):
 
 
 def check_swa(arguments: Mapping[str, Any], config: TrainConfig) -> None:
-    """Refuses it where it does not work.
+    """Refuses SWA where it does not work.
 
     Raises:
         UserError: The run is sharded or has several processes.

@@ -1,4 +1,4 @@
-"""Times of algorithms: checked before a run starts, and asked anew in each batch."""
+"""Times of algorithms: checked before a run starts, and evaluated in each batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def check_time(key: str, value: object) -> None:
     """Checks a time string from a YAML.
 
     Args:
-        key: Where it stands, for messages.
-        value: What stands there.
+        key: Key of the YAML, for messages.
+        value: Value of the key.
 
     Raises:
-        UserError: It is no time, not above 0, in seconds, or beyond the end of every run.
+        UserError: The value is not a time, not above 0, in seconds, or above ``1dur``.
     """
     try:
         time = Time.from_timestring(value)
@@ -26,7 +26,7 @@ def check_time(key: str, value: object) -> None:
         raise UserError(f"{key} is {value!r}; write a number and a unit: {_UNITS}") from error
     unit = str(time.unit.value)
     if unit not in ("dur", "ep", "ba", "sp", "tok"):
-        raise UserError(f"{key} is {value!r}; a resumed run would not find its place by the clock, use {_UNITS}")
+        raise UserError(f"{key} is {value!r}; a resumed run cannot find its place by clock time; use {_UNITS}")
     if time.value <= 0 or (unit == "dur" and time.value > 1):
         raise UserError(f"{key} is {value!r}; it must be above 0{' and at most 1dur' if unit == 'dur' else ''}")
 
@@ -34,12 +34,11 @@ def check_time(key: str, value: object) -> None:
 def progress(state: State, end: str) -> float:
     """Share of the time until ``end`` that has passed, from 0 to 1.
 
-    A share of the run (``0.3dur``) is taken of the ``max_duration`` of the moment, which may be planned anew while a
-    run lasts.
+    A share of the run (``0.3dur``) is a share of the current ``max_duration``, which may change during a run.
 
     Args:
-        state: The Trainer's.
-        end: A time string.
+        state: State of the Trainer.
+        end: A time string, such as ``0.3dur`` or ``500ba``.
     """
     last = _convert_time(end, state)
     now: int = state.timestamp.get(last.unit).value

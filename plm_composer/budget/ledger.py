@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -69,6 +70,17 @@ class Ledger:
             self.write()
         return before
 
+    @contextlib.contextmanager
+    def charging(self, category: str) -> Iterator[None]:
+        """Charges what is done inside to a category, and goes back to the one before.
+
+        Args:
+            category: One of ``CATEGORIES``.
+        """
+        before = self.charge(category)
+        yield
+        self.charge(before)
+
     def this_start(self, category: str) -> float:
         """Seconds that this start was charged for a category, until it last changed to another."""
         return self._charged[category]
@@ -83,11 +95,9 @@ class Ledger:
 
     def entries(self) -> dict[str, float]:
         """Seconds by category, over all starts, up to now."""
-        running = self.clock() - self._since
-        return {
-            name: self.earlier.get(name, 0.0) + self._charged[name] + running * (name == self._category)
-            for name in CATEGORIES
-        }
+        entries = {name: self.earlier.get(name, 0.0) + self._charged[name] for name in CATEGORIES}
+        entries[self._category] += self.clock() - self._since
+        return entries
 
     def write(self) -> None:
         """Brings the file up to date."""

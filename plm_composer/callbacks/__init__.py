@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from composer import Callback
 from composer import callbacks as composer_callbacks
 
 from plm_composer.callbacks.efficiency_monitor import EfficiencyMonitor
+from plm_composer.config.registry import Registry
 
-CALLBACKS: dict[str, Any] = {
+_ENTRIES: dict[str, Any] = {
     "activation_monitor": composer_callbacks.ActivationMonitor,
     "early_stopper": composer_callbacks.EarlyStopper,
     "efficiency_monitor": EfficiencyMonitor,
@@ -22,3 +24,5 @@ CALLBACKS: dict[str, Any] = {
     "system_metrics_monitor": composer_callbacks.SystemMetricsMonitor,
     "threshold_stopper": composer_callbacks.ThresholdStopper,
 }
+
+CALLBACKS = Registry("callbacks", _ENTRIES, base=Callback)

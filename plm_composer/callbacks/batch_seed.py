@@ -6,6 +6,8 @@ import numpy as np
 from composer import Callback, Logger, State
 from composer.utils import dist, reproducibility
 
+from plm_composer.callbacks.order import Position
+
 
 class BatchSeed(Callback):
     """Makes dropout, stochastic layers and algorithms that draw numbers exact across a kill and a resume.
@@ -17,6 +19,8 @@ class BatchSeed(Callback):
     Args:
         seed: The run's seed.
     """
+
+    position = Position.BATCH_SEED
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -13,6 +13,7 @@ from composer.loggers import ProgressBarLogger
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
+from plm_composer.callbacks.order import Position
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import synchronize
 from plm_composer.hardware.processes import first_ones
@@ -45,13 +46,13 @@ class Budget(Callback):
     evaluation, the checkpoint and the export at the end. Rank 0 plans for all. Two runs in one budget are not the same
     to the bit, since a machine's speed is not.
 
-    It must stand first among the callbacks, so that what the others do is charged to the right entry.
-
     Args:
         ledger: Rank 0's keeps the file.
         run_name: The run's.
         slack: Share of the budget to keep, beside a second.
     """
+
+    position = Position.BUDGET
 
     def __init__(self, ledger: Ledger, run_name: str, slack: float = _SLACK_SHARE) -> None:
         self.ledger = ledger

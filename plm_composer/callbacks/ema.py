@@ -1,4 +1,4 @@
-"""Has checkpoints hold the averaged weights."""
+"""Checkpoints hold the averaged weights of ``algorithms.ema``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from composer.callbacks import CheckpointSaver
 from composer.core import Event
 
 from plm_composer.algorithms.ema import use_averages
+from plm_composer.callbacks.order import Position
 
 
 class AveragedCheckpoints(Callback):
     """Puts the average into the model where a checkpoint is about to be saved.
 
-    It must stand behind callbacks that may end the training, and before the CheckpointSaver. An algorithm runs before
-    all callbacks, and does not know that a signal has just ended the training.
+    An algorithm could not: it runs before all callbacks, and does not know that a signal has just ended the training.
     """
+
+    position = Position.AVERAGED_CHECKPOINT
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Where one is saved after this batch."""

@@ -6,6 +6,7 @@ import math
 
 from composer import Callback, Logger, State
 
+from plm_composer.callbacks.order import Position
 from plm_composer.errors import UserError
 
 
@@ -14,11 +15,13 @@ class LossGuard(Callback):
 
     It looks at the number that Composer reads for the log once a batch, summed over microbatches and processes, so that
     it never waits for a GPU, and all processes stop together. The weights have made that batch's step by then; they are
-    not saved, since it stands before what saves.
+    not saved.
 
     Raises:
         UserError: Names the batch and what helps.
     """
+
+    position = Position.LOSS_GUARD
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Looks at the batch's loss."""

@@ -12,6 +12,7 @@ from typing import Any
 from composer import Callback, Logger, State
 from composer.utils import dist
 
+from plm_composer.callbacks.order import Position
 from plm_composer.hardware.processes import greatest_of_all
 
 EXIT_CODE = 128 + signal.SIGTERM
@@ -22,12 +23,13 @@ class Preemption(Callback):
     """Has the running batch finished and a checkpoint saved after SIGTERM, and ends the training there.
 
     The processes agree after every batch whether one of them got the signal, so that all stop at the same batch.
-    Without this callback Composer exits at once, and what came after the last checkpoint is lost. It must stand before
-    the CheckpointSaver, which saves at the end of a training.
+    Without this callback Composer exits at once, and what came after the last checkpoint is lost.
 
     Args:
         grace: Seconds from the signal to the end of the process, checkpoint or none.
     """
+
+    position = Position.PREEMPTION
 
     def __init__(self, grace: float) -> None:
         self.grace = grace

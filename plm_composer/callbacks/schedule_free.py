@@ -6,6 +6,7 @@ import contextlib
 
 from composer import Callback, Logger, State
 
+from plm_composer.callbacks.order import Position
 from plm_composer.optim.schedule_free import averaged_weights
 
 
@@ -14,6 +15,8 @@ class AveragedWeights(Callback):
 
     Checkpoints are never written in between: they keep the weights of training.
     """
+
+    position = Position.AVERAGED_EVALUATION
 
     def __init__(self) -> None:
         self._swapped = contextlib.ExitStack()

@@ -7,6 +7,7 @@ from typing import Any
 
 from composer import Callback
 
+from plm_composer.callbacks.order import Position
 from plm_composer.errors import UserError
 
 
@@ -17,6 +18,8 @@ class RunRecord(Callback):
         config: The run's ``config.yaml``.
         model: Every field of the model's config, which a run that continues another's weights does not name.
     """
+
+    position = Position.RECORD
 
     def __init__(self, config: str, model: dict[str, Any]) -> None:
         self.config = config

@@ -12,10 +12,9 @@ from plm_composer.checkpoints.names import LATEST
 from plm_composer.checkpoints.stores import StoredFolder, mend_stored_latest
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run_folder import RunFolder
 
 
-def prepare_checkpoints(config: TrainConfig, folder: RunFolder) -> None:
+def prepare_checkpoints(config: TrainConfig, export: Path, metrics: Path) -> None:
     """Makes sure that stores of checkpoints can be used, and that autoresume finds a whole one.
 
     Where that is not the latest, it says so on stderr. Composer alone would end with a traceback where the latest is
@@ -23,8 +22,9 @@ def prepare_checkpoints(config: TrainConfig, folder: RunFolder) -> None:
     Called by rank 0 alone.
 
     Args:
-        config: The run's.
-        folder: The run's.
+        config: The run's config.
+        export: The run's exported model; it need not exist.
+        metrics: The run's metrics file; it need not exist.
 
     Raises:
         UserError: There are checkpoints, and none is whole; or there is a trained model, and no checkpoint; or the
@@ -45,12 +45,12 @@ def prepare_checkpoints(config: TrainConfig, folder: RunFolder) -> None:
     else:
         message, nothing = mend_latest(Path(place)), not Path(place, LATEST).exists()
     if message is None and nothing:
-        if folder.export.is_dir():
+        if export.is_dir():
             raise UserError(
-                f"{place}: there is no checkpoint to continue from, and {folder.export} has a trained model; "
+                f"{place}: there is no checkpoint to continue from, and {export} has a trained model; "
                 "put one back, or start over with autoresume=false save_overwrite=true"
             )
-        if folder.metrics.exists():
+        if metrics.exists():
             message = f"{place}: the earlier start left no checkpoint; training starts from its beginning"
     if message is not None:
         print(f"autoresume: {message}", file=sys.stderr)

@@ -11,6 +11,7 @@ from composer import Logger, State
 from composer.callbacks import CheckpointSaver
 from composer.utils import checkpoint, dist
 
+from plm_composer.callbacks.order import Position
 from plm_composer.checkpoints.local import find_checkpoints
 from plm_composer.checkpoints.names import CHECKPOINT_NAME, FILENAME, LATEST, LATEST_FILENAME
 from plm_composer.errors import UserError
@@ -30,6 +31,8 @@ class WholeCheckpointSaver(CheckpointSaver):
         takes_over: Whether those in it are this run's, saved by an earlier start.
         **arguments: Others of ``CheckpointSaver``.
     """
+
+    position = Position.SAVER
 
     def __init__(self, folder: str, takes_over: bool, **arguments: Any) -> None:
         self.takes_over = takes_over

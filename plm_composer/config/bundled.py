@@ -1,11 +1,58 @@
-"""Where the YAMLs of the project lie: in the package of an installed one, beside it in a checkout."""
+"""The YAMLs that come with the project: in the package where it is installed, beside it in a checkout."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-import plm_composer
+from plm_composer.config.registry import suggestion
+from plm_composer.errors import UserError
 
-_PACKAGE = Path(plm_composer.__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 _INSTALLED, _CHECKED_OUT = _PACKAGE / "yamls", _PACKAGE.parent / "yamls"
 BUNDLED_YAMLS = _INSTALLED if _INSTALLED.is_dir() else _CHECKED_OUT
+
+
+def find_yaml(name: str) -> Path:
+    """Finds the YAML of a run by its path, or by its name: in the working folder, in its ``yamls/``, or a bundled one.
+
+    Args:
+        name: A path, or the name of a YAML without its ending.
+
+    Raises:
+        UserError: No YAML has this name.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return Path(name)
+    folders = (Path(), Path("yamls"), BUNDLED_YAMLS)
+    for folder in folders:
+        if (path := folder / f"{name}.yaml").is_file():
+            return path
+    known = [path.stem for folder in folders for path in folder.glob("*.yaml")]
+    raise UserError(f"{name}: there is no such YAML, and none that is bundled has this name; {suggestion(name, known)}")
+
+
+def copy_yamls(folder: Path) -> list[Path]:
+    """Copies the bundled YAMLs and recipes, to be changed.
+
+    Args:
+        folder: Where to; a ``yamls`` folder is made in it.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: A file of that name is there, or the folder cannot be written.
+    """
+    sources = sorted(path for path in BUNDLED_YAMLS.rglob("*") if path.is_file())
+    targets = [folder / "yamls" / path.relative_to(BUNDLED_YAMLS) for path in sources]
+    for target in targets:
+        if target.exists():
+            raise UserError(f"{target} is there already, and is not replaced; move it away, or name another folder")
+    try:
+        for source, target in zip(sources, targets, strict=True):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+    return targets

@@ -7,16 +7,16 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import KeyValidationError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, KeyValidationError, OmegaConfBaseException
 
-from plm_composer.config.argument_types import hints_of
 from plm_composer.config.credentials import refuse_credentials, texts
+from plm_composer.config.own_code import find_code
 from plm_composer.config.recipe_search import find_recipe, recipe_folders
 from plm_composer.config.registry import suggestion
 from plm_composer.config.schema import TrainConfig
@@ -31,34 +31,40 @@ from plm_composer.config.written_text import (
 from plm_composer.errors import UserError, first_line
 
 REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
-"""Sections that a layer naming another ``name`` (or a ``pretrained`` model) replaces as a whole: arguments of one
-class rarely fit another."""
+"""Sections that a layer replaces as a whole where it names another ``name`` (or ``pretrained`` model) than the layers
+below it: arguments of one class rarely fit another."""
 
 DATA_SOURCES = ("fasta", "val_fasta", "local", "remote", "streams")
 """Keys of ``data`` that say where proteins come from: a layer that sets one resets those that it does not set."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
-    """A YAML, a recipe or the command line.
+class Layer:
+    """A YAML, a recipe or the command line: one layer of a config.
 
     Args:
         source: Where it comes from, for messages.
         content: Its keys and values.
         written: What YAML takes for no text, as it was written.
+        recipe: The name or path by which a recipe was asked for; None for other layers.
     """
 
     source: str
     content: DictConfig
     written: Written
+    recipe: str | None = None
 
 
-def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
-    """Merges a YAML, recipes and overrides, in this order, and checks every key and type.
+HintOf = Callable[[DictConfig, tuple[str, ...]], tuple[Any, tuple[str, ...]]]
+
+
+def merge_config(path: str | Path, arguments: Sequence[str], hint_of: HintOf) -> TrainConfig:
+    """Merges a run's layers and checks every key and type; arguments as for ``read_layers``.
 
     Args:
-        path: The run's YAML. Recipes are looked for in ``recipes/`` beside it, then in ``recipe_folders``.
-        arguments: ``key=value`` overrides, with dots for nesting; ``recipe=a,b`` names recipes.
+        path: The run's YAML.
+        arguments: The overrides.
+        hint_of: Finds the annotation of an argument of a named part; it may load the code that the config names.
 
     Returns:
         The config, with interpolations resolved and ``run_name`` set.
@@ -67,23 +73,87 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
         UserError: A file cannot be read, a key is unknown, a value has the wrong type or is a secret.
     """
     path = Path(path)
+    layers = read_layers(path, arguments)
+    merged, written = OmegaConf.structured(TrainConfig), Written()
+    for layer in layers:
+        merged = _merge(merged, layer.content, layer.source)
+        written = merge_written(written, layer.content, layer.written)
+    with _explaining(str(path)):
+        if merged.code_paths:
+            merged.code_paths = find_code(merged.code_paths, path.parent)
+        restore_text(merged, written, functools.partial(_hint_at, merged, hint_of))
+    names = [layer.recipe for layer in layers if layer.recipe is not None]
+    if merged.run_name is None:
+        merged.run_name = "-".join([path.stem, *(Path(name).stem for name in names)])
+    merged.recipe = ",".join(names) or None
+    return _resolve(merged, str(path))
+
+
+def read_layers(path: Path, arguments: Sequence[str] = ()) -> list[Layer]:
+    """Reads what a run's config is made of, each layer over the one before.
+
+    Recipes that the YAML names lie under the YAML, whose own keys win; those that the command line names lie over it.
+    The other overrides win over all.
+
+    Args:
+        path: The run's YAML. Recipes are looked for in ``recipes/`` beside it, then in ``recipe_folders``.
+        arguments: ``key=value`` overrides, with dots for nesting; ``recipe=a,b`` names recipes.
+
+    Raises:
+        UserError: A file cannot be read, or an override is none.
+    """
     base = _read_yaml(path)
     overrides = _parse_overrides(arguments)
     if overrides.content.get("budget") is not None and "max_duration" in overrides.content:
         raise UserError("command line: budget takes the place of max_duration; give one of them")
-    recipes = _recipes_of(overrides if "recipe" in overrides.content else base)
-    recipe_paths = [find_recipe(name, recipe_folders(path)) for name in recipes.split(",") if name.strip()]
+    folders = recipe_folders(path)
+    return [*_read_recipes(base, folders), base, *_read_recipes(overrides, folders), overrides]
 
-    merged, written = OmegaConf.structured(TrainConfig), Written()
-    for layer in [base, *map(_read_yaml, recipe_paths), overrides]:
+
+def explain_key(path: Path, arguments: Sequence[str], key: str) -> list[tuple[str, Any]]:
+    """Says which layers set a key, or changed it.
+
+    Args:
+        path: The run's YAML.
+        arguments: As for ``read_layers``.
+        key: Such as ``optimizer.lr``, or a section.
+
+    Returns:
+        Where each value comes from, and the value; the last one holds. The first is the default, where there is one.
+
+    Raises:
+        UserError: As for ``merge_config``; or there is no such key.
+    """
+    merged = OmegaConf.structured(TrainConfig)
+    found: list[tuple[str, Any]] = []
+    value: Any = _select(merged, key)
+    if value is not _NOTHING:
+        found.append(("default", value))
+    for layer in read_layers(path, arguments):
         merged = _merge(merged, layer.content, layer.source)
-        written = merge_written(written, layer.content, layer.written)
-    with _explaining(str(path)):
-        restore_text(merged, written, functools.partial(_hint_at, merged))
-    if merged.run_name is None:
-        merged.run_name = "-".join([path.stem, *(recipe.stem for recipe in recipe_paths)])
-    merged.recipe = recipes or None
-    return _resolve(merged, str(path))
+        before, value = value, _select(merged, key)
+        # A layer that names another optimizer, say, takes the arguments of the one before away.
+        if value != before or _select(layer.content, key) is not _NOTHING:
+            found.append((layer.source, None if value is _NOTHING else value))
+    if not found:
+        outer, _, name = key.rpartition(".")
+        section = _select(merged, outer) if outer else OmegaConf.to_container(merged)
+        known = map(str, section) if isinstance(section, dict) else ()
+        raise UserError(f"--explain {key}: nothing sets it; {suggestion(name, known)}")
+    return found
+
+
+_NOTHING = object()
+
+
+def _select(config: DictConfig, key: str) -> Any:
+    """The value of a key, references left as they are; ``_NOTHING`` where there is none."""
+    node: Any = OmegaConf.to_container(config)
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return _NOTHING
+        node = node[part]
+    return node
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
@@ -160,28 +230,25 @@ def _plain(merged: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _recipes_of(layer: _Layer) -> str:
+def _read_recipes(layer: Layer, folders: Sequence[Path]) -> list[Layer]:
+    """Reads the recipes that a layer names, in their order."""
     recipes = layer.content.get("recipe")
     if recipes is None:
-        return ""
+        return []
     if isinstance(recipes, DictConfig | ListConfig):
         raise UserError(f"recipe is {recipes!r}; give names or paths joined by commas")
-    return recipes if isinstance(recipes, str) else layer.written.get(("recipe",), str(recipes))
+    text = recipes if isinstance(recipes, str) else layer.written.get(("recipe",), str(recipes))
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [dataclasses.replace(_read_yaml(find_recipe(name, folders)), recipe=name) for name in names]
 
 
-def _hint_at(merged: DictConfig, path: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+def _hint_at(merged: DictConfig, hint_of: HintOf, path: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
     """The annotation of a key, of the schema or of an argument of what a section names, and the path below it."""
     hint, rest = schema_hint(TrainConfig, path)
-    if hint is None or not rest:
-        return hint, rest
-    # Here, since these imports take seconds: a mistyped key is told before.
-    from plm_composer.run.named_parts import find_part
-
-    target, argument = find_part(merged, path)
-    return (hints_of(target).get(argument[0]), argument[1:]) if target and argument else (None, ())
+    return (hint, rest) if hint is None or not rest else hint_of(merged, path)
 
 
-def _read_yaml(path: Path) -> _Layer:
+def _read_yaml(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
         loaded = OmegaConf.load(io.StringIO(text))
@@ -198,10 +265,10 @@ def _read_yaml(path: Path) -> _Layer:
         raise UserError(_explain(error, str(path))) from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path}: must hold keys and values, not a list")
-    return _Layer(str(path), loaded, written_in(text))
+    return Layer(str(path), loaded, written_in(text))
 
 
-def _parse_overrides(arguments: Sequence[str]) -> _Layer:
+def _parse_overrides(arguments: Sequence[str]) -> Layer:
     for argument in arguments:
         if "=" not in argument or not argument.split("=", 1)[0].strip(". "):
             raise UserError(f"command line: {argument!r} is not an override; write key=value")
@@ -209,7 +276,7 @@ def _parse_overrides(arguments: Sequence[str]) -> _Layer:
         content = OmegaConf.from_dotlist(list(arguments))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"command line: an override cannot be read: {first_line(error)}") from error
-    return _Layer("command line", content, written_on_command_line(arguments))
+    return Layer("command line", content, written_on_command_line(arguments))
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
@@ -234,7 +301,8 @@ def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
         given = layer.get(section)
         if not isinstance(given, DictConfig):
             continue
-        if given.get("name") not in (None, merged[section].get("name")) or "pretrained" in given:
+        before, now = _identity(merged[section]), _identity(given)
+        if before is not None and now is not None and now != before:
             merged[section] = {}
     if "max_duration" in layer and "budget" not in layer:
         merged.budget = None
@@ -245,13 +313,19 @@ def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
                 merged.data[key] = None
 
 
+def _identity(section: DictConfig) -> tuple[str, Any] | None:
+    """What a section names; None where it only sets arguments, of whatever another layer names."""
+    key = "pretrained" if "pretrained" in section else "name"
+    return None if section.get(key) is None else (key, section[key])
+
+
 def _explain(error: OmegaConfBaseException, source: str) -> str:
     """One line from OmegaConf's several."""
     key = str(error.full_key or error.key or "?")
     name = key.rsplit(".", 1)[-1]
     schema = error.object_type
     known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []
-    if type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError") and name not in known:
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and name not in known:
         return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
     if isinstance(error, KeyValidationError):
         return f"{source}: {key}: YAML reads this name as a number, date or the like; write it in quotes"

@@ -9,25 +9,25 @@ import dataclasses
 from typing import Any, Optional, Union
 
 # OmegaConf reads these annotations at run time and does not know `X | None` on Python 3.10.
-Size = Union[int, str]  # noqa: UP007
+Size = Union[int, str]
 
 
 @dataclasses.dataclass
 class DataConfig:
     """Where proteins come from and how they become batches."""
 
-    fasta: Optional[str] = None  # noqa: UP045
+    fasta: Optional[str] = None
     """FASTA to convert into ``local`` where no shards are there yet; ``sample`` is the bundled one."""
-    val_fasta: Optional[str] = None  # noqa: UP045
+    val_fasta: Optional[str] = None
     """FASTA whose proteins are the validation set of ``fasta``; by default a share of ``fasta`` itself."""
-    local: Optional[str] = None  # noqa: UP045
+    local: Optional[str] = None
     """Folder with the shards of ``convert/``, or the cache of ``remote``."""
-    remote: Optional[str] = None  # noqa: UP045
+    remote: Optional[str] = None
     """Where to stream from, such as ``s3://bucket/uniref50``."""
-    streams: Optional[dict[str, dict[str, Any]]] = None  # noqa: UP045
+    streams: Optional[dict[str, dict[str, Any]]] = None
     """Several datasets by name, each with ``local``, ``remote`` and ``proportion``, ``repeat`` or ``choose``."""
     train_split: str = "train"
-    val_split: Optional[str] = "val"  # noqa: UP045
+    val_split: Optional[str] = "val"
     """null trains without a validation set."""
     batch_format: str = "unpadded"
     """``unpadded`` (one row of tokens), ``padded`` (to the longest) or ``padded_to_crop_length``."""
@@ -40,13 +40,13 @@ class DataConfig:
     random_token_fraction: float = 0.1
     shuffle: bool = True
     shuffle_algo: str = "py1e"
-    shuffle_block_size: Optional[int] = None  # noqa: UP045
-    num_canonical_nodes: Optional[int] = None  # noqa: UP045
-    predownload: Optional[int] = None  # noqa: UP045
-    cache_limit: Optional[str] = None  # noqa: UP045
+    shuffle_block_size: Optional[int] = None
+    num_canonical_nodes: Optional[int] = None
+    predownload: Optional[int] = None
+    cache_limit: Optional[str] = None
     download_retry: int = 2
     download_timeout: float = 60.0
-    validate_hash: Optional[str] = "xxh64"  # noqa: UP045
+    validate_hash: Optional[str] = "xxh64"
     num_workers: int = 2
     prefetch_factor: int = 4
 
@@ -55,11 +55,14 @@ class DataConfig:
 class TrainConfig:
     """One training run."""
 
-    recipe: Optional[str] = None  # noqa: UP045
-    """Names of recipes, or paths, joined by commas, merged in order over the YAML."""
-    run_name: Optional[str] = None  # noqa: UP045
+    recipe: Optional[str] = None
+    """Names of recipes, or paths, joined by commas, merged in order: under the YAML that names them, over it where the
+    command line does."""
+    run_name: Optional[str] = None
     """Default: the YAML's name, and the recipes'."""
     run_folder: str = "runs/${run_name}"
+    code_paths: list[str] = dataclasses.field(default_factory=list)
+    """Your own Python files, beside the YAML, which register parts that it may name (docs/extending.md)."""
     seed: int = 17
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """``name`` of a preset, and fields of ``ESM2Config`` over it; or ``pretrained`` (a Hugging Face folder, or a run's)
@@ -68,13 +71,13 @@ class TrainConfig:
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     scheduler: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "constant"})
     max_duration: Size = "1ep"
-    budget: Optional[str] = None  # noqa: UP045
+    budget: Optional[str] = None
     """Wall-clock time from the start of the process to its end, such as ``24h``, in place of ``max_duration``."""
     global_train_batch_size: int = 256
     """Proteins of one optimizer step, over all devices."""
-    device_train_microbatch_size: Optional[Size] = None  # noqa: UP045
+    device_train_microbatch_size: Optional[Size] = None
     """Proteins of one forward pass on one device; default: the device's whole batch. ``auto`` needs a GPU."""
-    device_train_microbatch_tokens: Optional[int] = None  # noqa: UP045
+    device_train_microbatch_tokens: Optional[int] = None
     """Most tokens of one forward pass on one device, padding included, instead of a number of proteins."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: a third more work, and far less memory."""
@@ -84,8 +87,8 @@ class TrainConfig:
     eval_subset_num_batches: int = -1
     eval_batch_tokens: int = 16384
     """Most tokens of one evaluation batch on one device."""
-    algorithms: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
-    callbacks: dict[str, Optional[dict[str, Any]]] = dataclasses.field(  # noqa: UP045
+    algorithms: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    callbacks: dict[str, Optional[dict[str, Any]]] = dataclasses.field(
         default_factory=lambda: {
             "speed_monitor": {"window_size": 10},
             "efficiency_monitor": {"window_size": 10},
@@ -93,32 +96,32 @@ class TrainConfig:
             "lr_monitor": {},
         }
     )
-    loggers: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)  # noqa: UP045
+    loggers: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)
     """By name, with arguments; null switches one off that the YAML or an earlier recipe has."""
     progress_bar: bool = True
     log_to_console: bool = False
     console_log_interval: Size = "10ba"
-    save_folder: Optional[str] = "${run_folder}/checkpoints"  # noqa: UP045
+    save_folder: Optional[str] = "${run_folder}/checkpoints"
     save_interval: Size = "1ep"
     save_num_checkpoints_to_keep: int = 1
     save_overwrite: bool = False
     autoresume: bool = False
     preemption_grace: float = 25.0
     """Seconds that a run has after SIGTERM to finish its batch and save; the ``composer`` launcher kills after 30."""
-    load_path: Optional[str] = None  # noqa: UP045
+    load_path: Optional[str] = None
     load_weights_only: bool = False
     load_trust: bool = False
     """Load whatever a checkpoint or ``model.pretrained`` holds, code included, not only tensors and plain values."""
     export: bool = True
     """Write the Hugging Face folder ``export/`` when training ends."""
-    fsdp_config: Optional[dict[str, Any]] = None  # noqa: UP045
+    fsdp_config: Optional[dict[str, Any]] = None
     """Fields of Composer's ``FSDP2Config``; null trains with DDP."""
     compile_config: Any = "auto"
     """Arguments of ``torch.compile``, which is applied block by block; ``auto`` compiles on GPUs, null nowhere."""
-    attention_backend: Optional[str] = None  # noqa: UP045
+    attention_backend: Optional[str] = None
     """What computes the attention of packed proteins: ``flash``, ``efficient``, ``flash_attn``, ``flash_attn_3``,
     ``cpu`` or ``reference``; default: the fastest that works (``plm_composer/model/attention.py``)."""
-    device: Optional[str] = None  # noqa: UP045
+    device: Optional[str] = None
     """``cpu`` or ``gpu``; default: a GPU if there is one."""
     dist_timeout: float = 600.0
     """Seconds after which a process that waits for another gives up."""

@@ -1,1 +1,1 @@
-"""Reading: shards to cropped, masked, packed batches."""
+"""Reads shards and makes cropped, masked, packed batches."""

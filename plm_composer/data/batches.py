@@ -1,4 +1,4 @@
-"""Batches: packed into one row of tokens, or padded into a rectangle; and how to count and cut them.
+"""Batches, packed into one row of tokens or padded into a rectangle: how they are made, counted and split.
 
 A packed batch of N proteins and T tokens is a dict of
 
@@ -9,17 +9,17 @@ A packed batch of N proteins and T tokens is a dict of
 
 A padded batch is a dict of ``input_ids``, ``labels`` and ``attention_mask`` (bool), each of shape (N, L).
 
-Both also have what the host must know of a batch, so that it never waits for a GPU to tell it:
+Both also hold what the host must know of a batch, so that it never waits for the GPU:
 
-- ``masked_positions``: int64, shape (M,): where ``labels``, flattened, has something to predict;
-- ``masked_counts``: a NumPy array, shape (N,): how many of these each protein has;
-- ``lengths``: a NumPy array, shape (N,): tokens of each protein, without padding.
+- ``masked_positions``: int64, shape (M,): positions in the flattened ``labels`` where something is predicted;
+- ``masked_counts``: a NumPy array, shape (N,): number of these positions in each protein;
+- ``lengths``: a NumPy array, shape (N,): number of tokens of each protein, without padding.
 
-Composer sends tensors to the GPU, and leaves arrays where they are.
+Composer moves tensors to the GPU and leaves NumPy arrays on the host.
 
-Where a curriculum asks for it, a batch also carries ``selection`` (float64, shape of ``labels``: the draw that chose
-whether a token is masked) and ``window`` (float64, shape (N,): where a shorter piece of a protein would lie). A batch
-of which a curriculum left proteins out, or cut them to pieces, has ``proteins_read``: how many the loader read for it.
+For curricula, a batch also carries ``selection`` (float64, shape of ``labels``: the draw that decided whether a token
+is masked) and ``window`` (float64, shape (N,): the draw that places a shorter piece of a protein). If a curriculum
+dropped proteins or cut them to pieces, ``proteins_read`` is the number that the loader read for the batch.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def pack(input_ids: IntArray, labels: IntArray, lengths: IntArray) -> Batch:
     """Packs proteins into one row, without padding.
 
     Args:
-        input_ids: Tokens of all proteins, one after another, shape (T,).
-        labels: Shape (T,).
-        lengths: Tokens of each protein, shape (N,), adding up to T.
+        input_ids: Token ids of all proteins, one after another, shape (T,).
+        labels: Their labels, shape (T,), ``IGNORE_INDEX`` where nothing is predicted.
+        lengths: Number of tokens of each protein, shape (N,), adding up to T.
     """
     ends = np.cumsum(lengths)
     batch = {
@@ -59,7 +59,7 @@ def pack(input_ids: IntArray, labels: IntArray, lengths: IntArray) -> Batch:
 
 
 def pad(input_ids: IntArray, labels: IntArray, lengths: IntArray, width: int | None = None) -> Batch:
-    """Pads proteins to one width: the longest one's, or ``width``. Arguments as for ``pack``."""
+    """Pads proteins to the longest one's tokens, or to ``width``. Other arguments as for ``pack``."""
     columns = np.arange(int(lengths.max()) if width is None else width)
     filled = columns[None, :] < lengths[:, None]
     padded_ids = np.full(filled.shape, PAD_ID, dtype=np.int64)
@@ -75,11 +75,11 @@ def pad(input_ids: IntArray, labels: IntArray, lengths: IntArray, width: int | N
 
 
 def with_labels(batch: Batch, labels: torch.Tensor) -> Batch:
-    """Gives a batch other labels, and what the host knows of them.
+    """Returns the batch with other labels, and with their ``masked_positions`` and ``masked_counts``.
 
     Args:
-        batch: A batch, which is not changed.
-        labels: On the CPU, shape of ``input_ids``.
+        batch: A batch; it is not changed.
+        labels: The labels, on the CPU, shape of ``input_ids``.
     """
     positions = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1)
     width = batch["input_ids"].shape[-1]
@@ -89,17 +89,17 @@ def with_labels(batch: Batch, labels: torch.Tensor) -> Batch:
 
 
 def is_packed(batch: Batch) -> bool:
-    """Tells a packed batch from a padded one."""
+    """Whether a batch is packed, not padded."""
     return "cu_seqlens" in batch
 
 
 def attach_draws(batch: Batch, *, selection: FloatArray | None = None, window: FloatArray | None = None) -> Batch:
-    """Gives a batch the draws that curricula ask for.
+    """Adds the draws that curricula need to a batch.
 
     Args:
-        batch: A batch, which is changed.
-        selection: One for each token, padding left out, shape (T,).
-        window: One for each protein, shape (N,).
+        batch: A batch; it is changed.
+        selection: Draw of each token, without padding, shape (T,), in [0, 1).
+        window: Draw of each protein, shape (N,), in [0, 1).
     """
     if window is not None:
         batch["window"] = torch.from_numpy(window)
@@ -114,24 +114,24 @@ def attach_draws(batch: Batch, *, selection: FloatArray | None = None, window: F
 
 
 def count_rows(batch: Batch) -> int:
-    """Number of sequences that a batch holds: proteins, or pieces of them."""
+    """Number of sequences in a batch: proteins, or pieces of them."""
     return len(batch["lengths"])
 
 
 def count_proteins(batch: Batch) -> int:
-    """Number of proteins that were read: what Composer counts as samples, so that a resume finds its place."""
+    """Number of proteins read for a batch. Composer counts them as samples, by which a resume finds its place."""
     return int(batch.get("proteins_read", count_rows(batch)))
 
 
 def count_tokens(batch: Batch) -> dict[str, int]:
-    """Number of real tokens (``total``) and of predicted ones (``loss_generating``), as Composer's DataSpec wants."""
+    """Number of real tokens (``total``) and of predicted ones (``loss_generating``), for Composer's DataSpec."""
     return {"total": int(batch["lengths"].sum()), "loss_generating": int(batch["masked_counts"].sum())}
 
 
 def pin(batch: Batch) -> Batch:
-    """Puts a batch into page-locked memory, from which a GPU fetches it while the host goes on.
+    """Copies a batch into page-locked memory, from which it goes to the GPU while the host continues.
 
-    What a DataLoader has pinned stays pinned when it is cut, and what is computed from it is not.
+    Slices of tensors that a DataLoader pinned are pinned; tensors computed from them are not.
     """
     return {
         key: value.pin_memory() if isinstance(value, torch.Tensor) and not value.is_pinned() else value
@@ -164,10 +164,10 @@ def _slice(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def split(batch: Batch, microbatch_size: int | float) -> list[Batch]:
-    """Cuts a batch into microbatches of ``microbatch_size`` proteins; the last may have fewer.
+    """Splits a batch into microbatches of ``microbatch_size`` proteins; the last may have fewer.
 
     Raises:
-        UserError: The size is not a whole number of at least one protein.
+        UserError: The size is not a whole number of proteins, at least 1.
     """
     size = int(microbatch_size)
     if size < 1 or size != microbatch_size:
@@ -179,15 +179,15 @@ def split(batch: Batch, microbatch_size: int | float) -> list[Batch]:
 
 
 def split_by_tokens(batch: Batch, max_tokens: int, pieces: int = 1) -> list[Batch]:
-    """Cuts a batch into microbatches of at most ``max_tokens`` computed positions, in order, each as full as it gets.
+    """Splits a batch, in order, into microbatches of at most ``max_tokens`` positions, each as full as possible.
 
     Args:
         batch: A batch.
-        max_tokens: The bound.
-        pieces: Least number of microbatches; as many as there are proteins at most.
+        max_tokens: Largest number of positions (real tokens and padding) in a microbatch.
+        pieces: Smallest number of microbatches, unless there are fewer proteins.
 
     Raises:
-        UserError: One protein alone has more.
+        UserError: A single protein has more than ``max_tokens``.
     """
     lengths = batch["lengths"].tolist()
     if not is_packed(batch):
@@ -195,7 +195,7 @@ def split_by_tokens(batch: Batch, max_tokens: int, pieces: int = 1) -> list[Batc
     if max(lengths) > max_tokens:
         raise UserError(
             f"device_train_microbatch_tokens is {max_tokens}, and one protein has {max(lengths)} tokens; set it to "
-            "data.crop_length at least"
+            "at least data.crop_length"
         )
     starts, filled = [0], 0
     for index, length in enumerate(lengths):
@@ -204,18 +204,32 @@ def split_by_tokens(batch: Batch, max_tokens: int, pieces: int = 1) -> list[Batc
             filled = 0
         filled += length
     while len(starts) < min(pieces, len(lengths)):
-        # Halve the piece of most proteins, which leaves every piece within the bound.
+        # Halve the microbatch with the most proteins; every one stays within the bound.
         edges = [*starts, len(lengths)]
         widest = max(range(len(starts)), key=lambda index: edges[index + 1] - edges[index])
         starts.insert(widest + 1, (edges[widest] + edges[widest + 1]) // 2)
     return [_slice(batch, start, stop) for start, stop in itertools.pairwise([*starts, len(lengths)])]
 
 
+def _make_unpadded(input_ids: IntArray, labels: IntArray, lengths: IntArray, crop_length: int) -> Batch:
+    del crop_length
+    return pack(input_ids, labels, lengths)
+
+
+def _make_padded(input_ids: IntArray, labels: IntArray, lengths: IntArray, crop_length: int) -> Batch:
+    del crop_length
+    return pad(input_ids, labels, lengths)
+
+
+def _make_padded_to_crop_length(input_ids: IntArray, labels: IntArray, lengths: IntArray, crop_length: int) -> Batch:
+    return pad(input_ids, labels, lengths, width=crop_length)
+
+
 BatchFormat = Callable[[IntArray, IntArray, IntArray, int], Batch]
 
 BATCH_FORMATS: dict[str, BatchFormat] = {
-    "unpadded": lambda input_ids, labels, lengths, _: pack(input_ids, labels, lengths),
-    "padded": lambda input_ids, labels, lengths, _: pad(input_ids, labels, lengths),
-    "padded_to_crop_length": pad,
+    "unpadded": _make_unpadded,
+    "padded": _make_padded,
+    "padded_to_crop_length": _make_padded_to_crop_length,
 }
-"""What ``data.batch_format`` may name; each is called with (input_ids, labels, lengths, crop_length)."""
+"""The values of ``data.batch_format``; each function takes (input_ids, labels, lengths, crop_length)."""

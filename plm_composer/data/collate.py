@@ -1,4 +1,4 @@
-"""From proteins to a batch: crop, tokenise, mask and pack, vectorised over the whole batch."""
+"""Makes a batch from proteins: crops, tokenises, masks and packs them, vectorised over the whole batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, encode
 
 
 class Protein(NamedTuple):
-    """A protein as it comes from the dataset: its residues, and the coordinates of its randomness."""
+    """A protein from the dataset: its residues, and the sample id and epoch on which its random draws depend."""
 
     sample_id: int
     epoch: int
@@ -29,13 +29,13 @@ class Collator:
     """Makes a batch from proteins; the same proteins always give the same batch.
 
     Args:
-        seed: The run's seed.
-        crop_length: Most tokens of a protein, ``<cls>`` and ``<eos>`` included.
-        crop_keeps_ends: False adds ``<cls>`` and ``<eos>`` first and then crops, so that their absence tells the
-            model that it sees a piece. True crops the residues and adds both to every piece.
+        seed: The run's seed, at least 0.
+        crop_length: Largest number of tokens of a protein, ``<cls>`` and ``<eos>`` included; at least 3.
+        crop_keeps_ends: False adds ``<cls>`` and ``<eos>`` first and then crops, so that the model can see from their
+            absence that it gets a piece. True crops the residues and adds both to every piece.
         batch_format: A name in ``BATCH_FORMATS``.
-        masking: The masking's rates.
-        draws: What batches carry for curricula: ``selection``, ``window`` or both (``plm_composer.data.batches``).
+        masking: The mask rate, and what replaces masked residues.
+        draws: Draws that batches carry for curricula: ``selection``, ``window``, or both (``data/batches.py``).
     """
 
     seed: int = 0
@@ -77,15 +77,15 @@ class Collator:
         )
 
     def crop_starts(self, keys: UInt64Array, residue_counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Draws where each crop starts, uniformly over all that fit.
+        """Draws the start of each crop, uniformly over all starts that fit.
 
         Args:
-            keys: Shape (N,).
-            residue_counts: Shape (N,).
+            keys: Key of each protein, from ``sample_keys``, shape (N,).
+            residue_counts: Number of residues of each protein, shape (N,).
 
         Returns:
             Position of each crop's first token, in tokens of ``<cls> protein <eos>`` (or in residues where
-            ``crop_keeps_ends``), shape (N,); 0 where the whole protein fits.
+            ``crop_keeps_ends``), shape (N,); 0 if the whole protein fits.
         """
         slack = np.maximum(residue_counts + 2 - self.crop_length, 0)
         return (uniform(keys, Purpose.CROP) * (slack + 1)).astype(np.int64)

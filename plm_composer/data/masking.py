@@ -1,4 +1,4 @@
-"""Choosing what the model must predict: BERT's masking on proteins."""
+"""BERT's masking on proteins: chooses the residues that the model must predict."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Masking:
 
     Args:
         mask_rate: Share of the standard residues that are predicted, in (0, 1].
-        mask_token_fraction: Share of those that are replaced by ``<mask>``.
-        random_token_fraction: Share of those that are replaced by a random standard residue. The rest stay.
+        mask_token_fraction: Share of the predicted residues that are replaced by ``<mask>``, in [0, 1].
+        random_token_fraction: Share of them that are replaced by a random standard residue, in [0, 1]. The rest stay.
     """
 
     mask_rate: float = 0.15
@@ -41,12 +41,12 @@ class Masking:
 
     @property
     def mask_token_rate(self) -> float:
-        """Expected share of residues that are ``<mask>``: 0.12 for ESM2, on which its token dropout is built."""
+        """Expected share of residues that are ``<mask>``: 0.12 for ESM2, which its token dropout assumes."""
         return self.mask_rate * self.mask_token_fraction
 
 
 def is_standard(token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
-    """Tells which tokens are one of the 20 standard residues, the only ones that are masked and predicted."""
+    """Whether each token is one of the 20 standard residues, the only ones that are masked and predicted."""
     return (token_ids >= STANDARD_IDS.start) & (token_ids < STANDARD_IDS.stop)
 
 
@@ -59,10 +59,10 @@ def mask_tokens(
     and special tokens are never chosen, since they say nothing about the protein.
 
     Args:
-        token_ids: Shape (T,).
-        keys: Key of the protein to which each token belongs, shape (T,).
+        token_ids: Token ids, shape (T,).
+        keys: Key of the protein to which each token belongs, from ``sample_keys``, shape (T,).
         positions: Position of each token in its whole protein, shape (T,), so that a crop does not move the mask.
-        masking: The rates.
+        masking: The mask rate, and what replaces masked residues.
 
     Returns:
         The model's input, shape (T,), and the labels, shape (T,), ``IGNORE_INDEX`` where nothing is predicted.

@@ -1,6 +1,6 @@
-"""Records that hold a whole cluster: one member is seen in an epoch, as ESM2 samples UniRef50 and its members.
+"""Draws one member per epoch from a record that holds a whole cluster, as ESM2 samples the members of UniRef50.
 
-Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a language model", Science 2023:
+Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a language model", Science 2023,
 draw a UniRef50 cluster, then one of its UniRef90 members.
 """
 
@@ -11,13 +11,13 @@ from plm_composer.files.mds import MEMBER_SEPARATOR
 
 
 def draw_member(record: bytes, seed: int, epoch: int, sample_id: int) -> bytes:
-    """Draws a member, each with the same chance: a pure function of (seed, epoch, sample_id).
+    """Draws a member, each with the same probability: a pure function of (seed, epoch, sample_id).
 
     Args:
-        record: What a shard holds: the residues of one protein, or of several with ``MEMBER_SEPARATOR`` between.
-        seed: The run's seed.
-        epoch: Epoch in which the record is seen.
-        sample_id: Its index in the dataset.
+        record: A sample of a shard: the residues of one protein, or of several with ``MEMBER_SEPARATOR`` between.
+        seed: The run's seed, at least 0.
+        epoch: Epoch in which the record is seen, from 0.
+        sample_id: Index of the record in the dataset, from 0.
 
     Returns:
         The residues of one protein.
@@ -29,5 +29,5 @@ def draw_member(record: bytes, seed: int, epoch: int, sample_id: int) -> bytes:
 
 
 def first_member(record: bytes) -> bytes:
-    """The representative of a cluster, which the converter puts first; a single protein itself."""
+    """The representative of a cluster, which the converter puts first; a record of one protein is returned as it is."""
     return record.partition(MEMBER_SEPARATOR)[0]

@@ -1,7 +1,7 @@
 """Counter-based random numbers: pure functions of (seed, epoch, sample_id, position), vectorised.
 
-A generator has a state that depends on what was drawn before, so its numbers change with the number of workers and
-ranks and are lost at a restart. A hash of the coordinates does not. The mixing function is the finaliser of
+The state of a generator depends on earlier draws, so its numbers change with the number of workers and ranks and are
+lost at a restart. A hash of the coordinates has no state. The mixing function is the finaliser of
 SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 
@@ -52,7 +52,7 @@ def sample_keys(seed: int, epochs: npt.ArrayLike, sample_ids: npt.ArrayLike) -> 
 
     Args:
         seed: The run's seed, at least 0.
-        epochs: Epoch in which each sample is seen, shape (N,) or scalar.
+        epochs: Epoch in which each sample is seen, from 0, shape (N,) or scalar.
         sample_ids: Index of each sample in the dataset, shape (N,).
 
     Returns:
@@ -66,7 +66,7 @@ def uniform(keys: UInt64Array, purpose: Purpose, positions: npt.ArrayLike = 0) -
     """Draws numbers in [0, 1), one for each pair of key and position.
 
     Args:
-        keys: Keys of ``sample_keys``, shape (T,).
+        keys: Keys from ``sample_keys``, shape (T,).
         purpose: What the numbers are for.
         positions: Token positions in the whole protein, shape (T,) or scalar.
 

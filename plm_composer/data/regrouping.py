@@ -1,4 +1,4 @@
-"""Taking a batch apart into tokens and putting some of them together again: shorter, fewer or cut proteins."""
+"""Makes a batch from some tokens of another: proteins are shortened, dropped or cut to pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from plm_composer.data.batches import BATCH_FORMATS, Batch, IntArray, attach_dra
 
 
 def row_lengths(batch: Batch) -> IntArray:
-    """Tokens of each protein of a batch, padding left out, shape (N,)."""
+    """Number of tokens of each protein of a batch, without padding, shape (N,)."""
     result: IntArray = batch["lengths"]
     return result
 
@@ -19,12 +19,12 @@ def regroup(
     """Makes a batch from some tokens of another one, with their labels and draws.
 
     Args:
-        batch: The other one.
-        tokens: Which tokens, in their new order: positions in its proteins laid end to end without padding, (T,).
-        lengths: How many of them each new row takes, shape (M,), adding up to T.
-        sources: Which protein of the other batch each new row is from, shape (M,).
+        batch: The other batch.
+        tokens: The tokens in their new order, as positions in its proteins laid end to end without padding, (T,).
+        lengths: Number of tokens of each new row, shape (M,), adding up to T.
+        sources: Index of the protein that each new row is from, shape (M,).
         batch_format: A name in ``BATCH_FORMATS``.
-        crop_length: To which length ``padded_to_crop_length`` pads.
+        crop_length: Number of tokens to which ``padded_to_crop_length`` pads.
     """
     flat = {
         key: (batch[key] if is_packed(batch) else batch[key][batch["attention_mask"]]).numpy()[tokens]
@@ -43,7 +43,7 @@ def ranges(starts: IntArray, lengths: IntArray) -> IntArray:
 
     Args:
         starts: First number of each range, shape (M,).
-        lengths: Numbers of each range, shape (M,).
+        lengths: Size of each range, shape (M,).
     """
     offsets = np.cumsum(lengths) - lengths
     result: IntArray = np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)

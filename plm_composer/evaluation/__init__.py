@@ -1,1 +1,1 @@
-"""The pinned evaluation: one protocol, whose losses may be compared."""
+"""The pinned evaluation: one protocol, whose losses are comparable."""

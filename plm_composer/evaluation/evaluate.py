@@ -27,15 +27,15 @@ from plm_composer.shards.inputs.fasta import read_fasta
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What the pinned evaluation found.
+    """The result of the pinned evaluation.
 
     Args:
         loss: Mean negative log-likelihood of the hidden residues, in nats.
         perplexity: ``exp(loss)``.
-        accuracy: Share of hidden residues whose most likely token is right.
+        accuracy: Share of hidden residues whose most likely token is right, 0 to 1.
         scored_tokens: Number of hidden residues.
         proteins: Number of proteins.
-        set_digest: Says which set it was.
+        set_digest: Digest of the set of proteins.
     """
 
     loss: float
@@ -59,14 +59,14 @@ def evaluate(
 
     Args:
         model: The model; it is moved to ``device``.
-        proteins: Residues of each, upper case.
+        proteins: Residues of each protein, upper case.
         device: A torch device.
         autocast_dtype: Precision of the matrix products; None for the model's own.
-        batch_tokens: Most tokens of a batch.
+        batch_tokens: Largest number of tokens in a batch.
         progress: Whether to draw a progress bar on stderr.
 
     Raises:
-        UserError: There is nothing to score.
+        UserError: The set has no proteins, or no standard residue.
     """
     if not proteins:
         raise UserError("the set to evaluate on has no proteins")
@@ -94,15 +94,15 @@ def evaluate(
 
 
 def read_proteins(path: str, limit: int | None = None) -> list[bytes]:
-    """Reads proteins from a FASTA file or from shards, under the rules of conversion, so that both give one set.
+    """Reads proteins from a FASTA file or from shards, under the rules of conversion, so that both give the same set.
 
     Args:
         path: A FASTA file (perhaps compressed, ``-`` for stdin), a folder made by ``convert/`` (its ``val`` split),
-            a folder of one split, or a remote one such as ``s3://bucket/uniref50``.
-        limit: Read only the first so many.
+            a folder of one split, or a remote dataset such as ``s3://bucket/uniref50``.
+        limit: Largest number of proteins; None for all.
 
     Raises:
-        UserError: There are no proteins there.
+        UserError: ``path`` is missing, unreadable, or holds no proteins.
     """
     folder = Path(path)
     if path == "-" or folder.is_file():
@@ -110,7 +110,7 @@ def read_proteins(path: str, limit: int | None = None) -> list[bytes]:
         records = read_fasta(path, rules=Rules(), dropped=dropped)
         proteins = [residues for _, residues in itertools.islice(records, limit)]
         for reason, count in dropped.items():
-            print(f"{path}: {count} proteins left out: {reason}", file=sys.stderr)
+            print(f"{path}: {count} proteins dropped: {reason}", file=sys.stderr)
     elif "://" in path or folder.is_dir():
         proteins = _read_shards(path, limit)
     else:

@@ -1,4 +1,4 @@
-"""The pinned evaluation as Composer's Trainer takes it."""
+"""Wraps the pinned evaluation for Composer's Trainer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from plm_composer.tokenizer import IGNORE_INDEX
 
 
 class EvaluationBatches:
-    """The batches of one rank, made anew in each pass.
+    """The batches of one rank, made again in each pass.
 
-    Every rank gets the same number of batches, since a sharded model's ranks must run forward together: where the
-    set does not divide, the last batch of some is a copy with nothing to score. So each token counts once, whatever
-    the number of ranks.
+    Every rank gets the same number of batches, since the ranks of a sharded model must run forward together. If the
+    number does not divide evenly, the last batch of some ranks is a copy with nothing to score. So each token counts
+    once, whatever the number of ranks.
 
     Args:
         proteins: The whole set, the same on each rank; not empty.
-        max_tokens: Most tokens of a batch.
-        rank: This process.
+        max_tokens: Largest number of tokens in a batch.
+        rank: Index of this process, from 0.
         world_size: Number of processes.
     """
 
@@ -54,13 +54,13 @@ def make_evaluator(
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> Evaluator:
-    """Wraps the batches into what the Trainer's ``eval_dataloader`` takes; its metrics are named ``metrics/eval/*``.
+    """Makes the Trainer's ``eval_dataloader``; its metrics are named ``metrics/eval/*``.
 
     Args:
         proteins: The whole set, the same on each rank; not empty.
-        max_tokens: Most tokens of a batch.
+        max_tokens: Largest number of tokens in a batch.
         metric_names: Names of the model's metrics to compute.
-        rank: This process.
+        rank: Index of this process, from 0.
         world_size: Number of processes.
         pin_memory: Whether to put batches into page-locked memory, for a GPU.
     """
@@ -71,7 +71,7 @@ def make_evaluator(
         get_num_samples_in_batch=count_proteins,
         get_num_tokens_in_batch=count_tokens,
     )
-    # Batches are bounded by tokens already, so they are never cut; Composer wants a size all the same.
+    # Batches are bounded by tokens already and never split, but Composer requires a microbatch size.
     return Evaluator(
         label="eval", dataloader=spec, metric_names=list(metric_names), device_eval_microbatch_size=len(proteins)
     )

@@ -28,7 +28,7 @@ class Window:
     """A piece of a protein.
 
     Args:
-        residues: At most ``WINDOW_RESIDUES``.
+        residues: Residues of the piece, at most ``WINDOW_RESIDUES``.
         hidden: Positions in ``residues`` that are masked and scored, sorted, shape (M,).
     """
 
@@ -37,7 +37,7 @@ class Window:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the window, ``<cls>`` and ``<eos>`` included."""
+        """Number of tokens of the window, ``<cls>`` and ``<eos>`` included."""
         return len(self.residues) + 2
 
 
@@ -47,19 +47,19 @@ def sequence_digest(residues: bytes) -> int:
 
 
 def set_digest(proteins: Iterable[bytes]) -> str:
-    """Digest of a set of proteins, whatever their order: says whether two evaluations saw the same set."""
+    """Digest of a set of proteins in any order; two evaluations with the same digest scored the same set."""
     digests = sorted(sequence_digest(residues) for residues in proteins)
     return hashlib.blake2b(np.array(digests, dtype="<u8").tobytes(), digest_size=8).hexdigest()
 
 
 def hidden_positions(residues: bytes) -> npt.NDArray[np.int64]:
-    """Chooses the residues that are hidden: those 15 % with the smallest hashes, at least one.
+    """Chooses the residues to hide: the 15 % of the standard ones with the smallest hashes, at least one.
 
     Args:
-        residues: The whole protein.
+        residues: Residues of the whole protein.
 
     Returns:
-        Sorted positions, shape (M,); empty where the protein has no standard residue.
+        Sorted positions, shape (M,); empty if the protein has no standard residue.
     """
     standard = np.flatnonzero(is_standard(encode(residues)))
     if not len(standard):
@@ -71,7 +71,7 @@ def hidden_positions(residues: bytes) -> npt.NDArray[np.int64]:
 
 
 def windows(residues: bytes) -> Iterator[Window]:
-    """Cuts a protein into windows; the masks are chosen on the whole protein before."""
+    """Cuts a protein into windows, after choosing the masks on the whole protein."""
     hidden = hidden_positions(residues)
     for start in range(0, len(residues), WINDOW_RESIDUES):
         piece = residues[start : start + WINDOW_RESIDUES]

@@ -1,1 +1,1 @@
-"""Writing files so that nothing is lost: whole or not at all, with the usual permissions, and over our own alone."""
+"""Files: written completely or not at all, with the usual permissions, and replacing only our own; and formats."""

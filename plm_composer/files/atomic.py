@@ -1,4 +1,4 @@
-"""Replacing a file whole: a kill, a power cut or a full disk leaves the old one or the new one, never a half."""
+"""Replaces a file atomically: a kill, a power cut or a full disk leaves the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = "partial-"
-"""What the name of a file begins with that is being written."""
+"""Prefix of the name of a file that is being written."""
 
 FULL_DISK = (
     "{}: the disk is full; free some space and start again with autoresume=true, which continues from the last whole "
     "checkpoint"
 )
-"""What to say where a run cannot write."""
+"""Message of a run that cannot write."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FULL = 1 << 20
-"""Bytes free below which a disk counts as full: what failed to be written may have left a little."""
+"""Free bytes below which a disk counts as full: a failed write may leave a little free."""
 
 
 def is_full(folder: Path, error: Exception) -> bool:
-    """Whether it is for want of space that writing failed: torch's writer, for one, does not say.
+    """Whether a write failed because the disk is full: torch's writer, for one, does not say.
 
     Args:
-        folder: Where it was written; exists.
-        error: What writing failed with.
+        folder: Folder that was written to; exists.
+        error: Error of the failed write.
     """
     return getattr(error, "errno", None) in _NO_SPACE or shutil.disk_usage(folder).free < _FULL
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Writes beside ``path`` and puts the file in its place once all of it is on the disk.
+    """Writes a file beside ``path``, and renames it to ``path`` once all of it is on the disk.
 
     Args:
-        path: The file, which need not exist; its folder does.
+        path: The file, which need not exist; its folder must.
 
     Yields:
-        Where to write. Where writing fails it is removed.
+        The path to write to. The file is removed if writing fails.
     """
     partial = path.with_name(PARTIAL + path.name)
     try:
@@ -54,11 +54,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def link_to(path: Path, target: Path) -> None:
-    """Makes ``path`` a relative link to a file beside it, in place of what is there.
+    """Makes ``path`` a relative link to ``target``, and replaces what is there.
 
     Args:
         path: The link.
-        target: What it points to.
+        target: The file that the link points to.
     """
     partial = path.with_name(PARTIAL + path.name)
     partial.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The MDS format, as far as a column of bytes needs it: samples, shard files and their entries in the index.
+"""Encodes the MDS format for one column of bytes: samples, shard files and their entries in the index.
 
-``streaming``'s ``MDSWriter`` writes the same to the byte, but encodes sample by sample and brings torch along, whose
-import takes longer than the conversion of a million proteins.
+``streaming``'s ``MDSWriter`` writes the same bytes, but encodes sample by sample and imports torch, which takes longer
+than the conversion of a million proteins.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import zstd
 COLUMNS = {"sequence": "bytes"}
 HASHES = ["xxh64"]
 SIZE_BYTES = 4
-"""Bytes before the residues of each sample: their number."""
+"""Bytes of the number of residues, which precedes the residues of each sample."""
 OFFSET_BYTES = 4
 """Bytes of a sample's offset at the head of a shard."""
 MEMBER_SEPARATOR = b"\n"
-"""Between the members of a record that is a cluster: no residue."""
+"""Separates the members of a record that is a cluster; it is not a residue."""
 _UINT32 = np.dtype("<u4")
 
 
@@ -31,7 +31,7 @@ def encode_samples(values: Iterable[bytes], lengths: npt.NDArray[np.int64]) -> b
 
     Args:
         values: The value of each sample.
-        lengths: Bytes of each value, shape (samples,).
+        lengths: Number of bytes of each value, shape (samples,).
 
     Returns:
         The samples, one after the other: each the size of its value as uint32, little-endian, and the value.
@@ -43,12 +43,12 @@ def encode_samples(values: Iterable[bytes], lengths: npt.NDArray[np.int64]) -> b
 
 
 def encode_shard(samples: Sequence[bytes], lengths: npt.NDArray[np.int64], compression: str | None) -> bytes:
-    """Puts samples together to the content of a shard file before compression.
+    """Makes the content of a shard file, before compression, from samples.
 
     Args:
         samples: Runs of whole samples, as ``encode_samples`` makes them.
-        lengths: Bytes of the value of each sample of all runs, shape (samples,).
-        compression: As ``streaming`` names it, such as ``zstd:3``; None for none. It is only noted here.
+        lengths: Number of bytes of the value of each sample of all runs, shape (samples,).
+        compression: Compression as ``streaming`` names it, such as ``zstd:3``; None for none. It is only recorded.
     """
     config = json.dumps(
         {
@@ -71,12 +71,12 @@ def compress(data: bytes, compression: str | None) -> bytes:
     """Compresses a shard file as ``streaming`` does.
 
     Args:
-        data: The content.
+        data: Content of the shard file.
         compression: ``zstd:LEVEL``, or None for none.
     """
     if compression is None:
         return data
-    # One thread: shards, not parts of one, are compressed side by side. The result is the same for any number.
+    # One thread: several shards are compressed at once, not parts of one. Any number gives the same result.
     compressed: bytes = zstd.compress(data, int(compression.removeprefix("zstd:")), 1)
     return compressed
 
@@ -86,9 +86,9 @@ def index_entry(number: int, samples: int, data: bytes, stored: bytes, compressi
 
     Args:
         number: Position of the shard, from 0.
-        samples: Samples in it.
-        data: Its content before compression.
-        stored: Its content on the disk.
+        samples: Number of samples.
+        data: Content before compression.
+        stored: Content on the disk.
         compression: ``zstd:LEVEL``, or None for none.
     """
     name = f"shard.{number:05}.mds"
@@ -108,5 +108,5 @@ def _config(compression: str | None) -> dict[str, Any]:
 
 
 def file_info(name: str, data: bytes) -> dict[str, Any]:
-    """What the index says of a file: name, size and hash."""
+    """Name, size and hash of a file, for the index."""
     return {"basename": name, "bytes": len(data), "hashes": {"xxh64": xxhash.xxh64_hexdigest(data)}}

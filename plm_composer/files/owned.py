@@ -1,6 +1,6 @@
-"""Folders that people keep other files in: only what we wrote, and nobody changed since, is replaced or removed.
+"""Writes into folders that may hold other files: only files that we wrote, and nobody changed, are replaced or removed.
 
-A list beside the files tells which they are, each with the hash of its content.
+A list beside the files names them, each with the hash of its content.
 """
 
 from __future__ import annotations
@@ -9,45 +9,45 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import xxhash
 
-from plm_composer import __version__
 from plm_composer.errors import UserError
 from plm_composer.files.atomic import sync
 
 LIST = "plm_composer.json"
-"""The list of the files that we wrote into a folder."""
+"""Name of the list of files that we wrote into a folder."""
 _STAGING = ".plm_composer.partial"
-"""Folder in which files are written that are to replace others."""
+"""Folder in which new files are written before they replace others."""
 _CHUNK = 1 << 22
 
 Hashes = dict[str, list[str]]
-"""File name to the hashes of its content; two while one content replaces the other."""
+"""File name to the hashes of its content: two while a new content replaces the old one."""
 
 
 def in_the_way(folder: Path, names: Iterable[str]) -> list[str]:
-    """Names under which a folder holds something that we did not write, or that was changed since.
+    """Names of files in a folder that we did not write, or that were changed since.
 
     Args:
         folder: The folder; it need not exist.
-        names: The files that are to be written or removed.
+        names: Names of the files to be written or removed.
     """
     written = _read_list(folder)
     return [name for name in names if _is_foreign(folder / name, written)]
 
 
 def check_replaceable(folder: Path, names: Iterable[str], advice: str) -> None:
-    """Checks that files can be written into a folder without taking anything from anybody.
+    """Checks that files can be written into a folder without replacing anybody's.
 
     Args:
         folder: The folder; it need not exist.
-        names: The files to be written.
-        advice: What to do where that is not so.
+        names: Names of the files to be written.
+        advice: What the user can do, for the message.
 
     Raises:
-        UserError: It is no folder, or some of the names are taken.
+        UserError: ``folder`` is a file, or some of the names are taken.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; {advice}")
@@ -59,18 +59,18 @@ def check_replaceable(folder: Path, names: Iterable[str], advice: str) -> None:
 
 @contextlib.contextmanager
 def replacing_files(folder: Path, key_file: str, advice: str) -> Iterator[Path]:
-    """Writes some files of a folder, in place of those that the last call wrote there; others stay as they are.
+    """Writes files into a folder, and replaces those that the last call wrote there; other files stay as they are.
 
-    They take their places when all of them are on the disk. A kill in between leaves a folder without ``key_file``,
-    which nobody takes for a whole one, and which the next call completes.
+    The files are renamed into place once all of them are on the disk. A kill in between leaves a folder without
+    ``key_file``, which nobody takes for complete, and which the next call completes.
 
     Args:
-        folder: The folder; made if it is not there. A link is followed.
-        key_file: The file by which others know the folder: removed first, and put in its place last.
+        folder: The folder; made if it is missing. A link is followed.
+        key_file: Name of the file by which others recognise the folder: removed first, and written last.
         advice: As for ``check_replaceable``.
 
     Yields:
-        An empty folder to write into. Where writing fails it is removed.
+        An empty folder to write into. It is removed if writing fails.
 
     Raises:
         UserError: As for ``check_replaceable``.
@@ -94,7 +94,7 @@ def replacing_files(folder: Path, key_file: str, advice: str) -> Iterator[Path]:
 
 
 def remove_files(folder: Path) -> None:
-    """Removes what we wrote into a folder and nobody changed since, and the folder if nothing else is in it."""
+    """Removes the files that we wrote into a folder and nobody changed, and the folder if it is then empty."""
     for name in _read_list(folder):
         if not in_the_way(folder, [name]):
             (folder / name).unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def _is_foreign(path: Path, written: Hashes) -> bool:
         return True
     try:
         return _hash(path) not in written[path.name]
-    except OSError:  # somebody's who keeps it from us
+    except OSError:  # another user's, which we may not read
         return True
 
 
@@ -121,7 +121,7 @@ def _publish(folder: Path, staging: Path, names: list[str], key_file: str) -> No
     after: Hashes = {name: [_hash(staging / name)] for name in [*names, key_file]}
     for name in after:
         sync(staging / name)
-    # Whatever stands there when a kill comes, the next call knows it for ours.
+    # After a kill at any point, the next call recognises the files as ours, old or new.
     _write_list(folder, {name: [*before.get(name, []), *after.get(name, [])] for name in {**before, **after}})
     (folder / key_file).unlink(missing_ok=True)
     for name in before:
@@ -142,7 +142,8 @@ def _read_list(folder: Path) -> Hashes:
 
 def _write_list(folder: Path, hashes: Hashes) -> None:
     staged = folder / _STAGING / LIST
-    staged.write_text(json.dumps({"written_by": f"plm-composer {__version__}", "files": hashes}, indent=2) + "\n")
+    content = {"written_by": f"plm-composer {version('plm-composer')}", "files": hashes}
+    staged.write_text(json.dumps(content, indent=2) + "\n")
     sync(staged)
     staged.replace(folder / LIST)
 

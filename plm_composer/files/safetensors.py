@@ -1,4 +1,4 @@
-"""Writing safetensors: as readable as any other file, and with an ``OSError`` where the disk is full."""
+"""Writes safetensors with the usual permissions, and with an ``OSError`` if the disk is full."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _SYSTEM_ERROR = re.compile(r"(.*) \(os error (\d+)\)")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors, on the CPU and contiguous, as ``safetensors.torch.load_file`` and ``transformers`` read them.
+    """Writes tensors as ``safetensors.torch.load_file`` and ``transformers`` read them.
 
     Args:
-        path: The file; replaced if it is there.
-        tensors: By name.
+        path: The file; replaced if it exists.
+        tensors: Tensors by name, contiguous and on the CPU.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     path.touch()
-    permissions = path.stat().st_mode  # by the umask; the library makes a file of its own, for the owner alone
+    permissions = path.stat().st_mode  # by the umask; the library makes a new file that only the owner can read
     try:
         save_file(dict(tensors), path, metadata={"format": "pt"})
     except SafetensorError as error:

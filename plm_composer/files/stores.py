@@ -1,4 +1,4 @@
-"""Errors of object stores, whose clients each have their own."""
+"""Turns the errors of object stores' clients into one-line errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from plm_composer.errors import UserError
 
 @contextmanager
 def store_errors(remote: str) -> Iterator[None]:
-    """Every store's client has its own exceptions; here they all mean that the user has to act.
+    """Turns any exception into a ``UserError``, since each store's client has its own exceptions.
 
     Args:
-        remote: The address, for the message.
+        remote: Address in the store, for the message.
 
     Raises:
-        UserError: Something was raised.
+        UserError: The body raised an exception.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Checkpoints from anywhere: torch's files are pickles, and a pickle runs whatever code it was made to carry.
+"""Loads checkpoints without running code: torch's files are pickles, and a pickle can run any code.
 
-Everything that the project loads therefore goes through ``plain_values_only``, which lets tensors and plain values in
-and nothing else, in our own reading as in Composer's and torch's.
+Everything that the project loads therefore goes through ``plain_values_only``, which admits only tensors and plain
+values, whether we, Composer or torch do the loading.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from plm_composer.errors import UserError
 
-# What the files hold beside tensors: fair-esm's config, and in Composer's checkpoints clocks and the states of random
-# generators. Naming them keeps torch from unpickling anything else, which could run code.
+# Types in the files other than tensors: fair-esm's config, and in Composer's checkpoints times and the states of random
+# generators. torch refuses to unpickle any type that is not listed, since it could run code.
 _PLAIN_TYPES: list[Any] = [
     argparse.Namespace,
     datetime.timedelta,
@@ -52,23 +52,23 @@ _METADATA_TYPES = {
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
     "collections": {"OrderedDict"},
 }
-"""What the ``.metadata`` of a sharded checkpoint is made of."""
+"""The types in the ``.metadata`` of a sharded checkpoint, by module."""
 _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-"""torch's own switches: they overrule what ``torch.load`` is asked for, by Composer and inside torch too."""
+"""torch's own switches, which overrule the argument of ``torch.load``, also in calls by Composer and torch."""
 
 
 @contextlib.contextmanager
 def plain_values_only(source: object, trust: bool = False) -> Iterator[None]:
-    """While it lasts, torch and its sharded checkpoints load tensors and plain values, and nothing that could run code.
+    """In its body, torch loads tensors and plain values only, also from sharded checkpoints: nothing can run code.
 
-    It holds for the whole process, so that it reaches what Composer and torch load on our behalf.
+    It applies to the whole process, and so to what Composer and torch load on our behalf.
 
     Args:
-        source: What is loaded, for the message.
-        trust: Load whatever there is. For files from people whose programs you would run as well.
+        source: The file or folder, for the message.
+        trust: Whether to load anything; for files from people whose programs you would run as well.
 
     Raises:
-        UserError: Something else was found. Nothing of it was run.
+        UserError: The files hold something else. None of it was run.
     """
     if trust:
         yield
@@ -77,12 +77,12 @@ def plain_values_only(source: object, trust: bool = False) -> Iterator[None]:
     read_metadata = FileSystemReader.read_metadata
     refused: list[pickle.UnpicklingError] = []
 
-    # torch asks again, for one rank's, where its signature has ``**kwargs``.
+    # Without ``**kwargs``: torch would call it again, for the metadata of one rank.
     def read_or_refuse(self: FileSystemReader) -> Metadata:
         try:
             return _read_metadata(self)
         except pickle.UnpicklingError as error:
-            refused.append(error)  # torch 2.8 and later go on without, and complain that there is none
+            refused.append(error)  # torch 2.8 and later continue, and report missing metadata instead
             raise
 
     os.environ[_FORCE] = "1"
@@ -96,7 +96,7 @@ def plain_values_only(source: object, trust: bool = False) -> Iterator[None]:
             raise
         raise UserError(
             f"{source}: holds {found}, which could run code when it is loaded; only if you trust whoever wrote it, "
-            "allow that with --trust (plm) or load_trust=true (train.py)"
+            "allow it with --trust (plm) or load_trust=true (train.py)"
         ) from error
     finally:
         FileSystemReader.read_metadata = read_metadata  # type: ignore[method-assign]
@@ -105,7 +105,7 @@ def plain_values_only(source: object, trust: bool = False) -> Iterator[None]:
 
 
 def refused_name(error: BaseException) -> str | None:
-    """The class or function that an unpickler refused to touch; None if the error has another cause."""
+    """Name of the class or function that an unpickler refused to load; None if the error has another cause."""
     causes = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
     for cause in causes:
         found = re.search(r"GLOBAL (\S+)", str(cause)) if isinstance(cause, pickle.UnpicklingError) else None
@@ -119,17 +119,17 @@ class _MetadataUnpickler(pickle.Unpickler):
         known = name in _METADATA_TYPES.get(module, ())
         if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is none of a checkpoint's types")
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not a type of a checkpoint")
 
 
 def _read_metadata(self: FileSystemReader) -> Metadata:
-    """In place of ``FileSystemReader.read_metadata``, which unpickles whatever there is."""
+    """Replaces ``FileSystemReader.read_metadata``, which unpickles anything."""
     with self.fs.create_stream(self.fs.concat_path(self.path, ".metadata"), "rb") as file:
         metadata = _MetadataUnpickler(file).load()
     if not isinstance(metadata, Metadata):
-        raise pickle.UnpicklingError(f"GLOBAL {type(metadata).__name__} is no checkpoint's metadata")
+        raise pickle.UnpicklingError(f"GLOBAL {type(metadata).__name__} is not the metadata of a checkpoint")
     for part in metadata.storage_data.values():
-        # Parts are downloaded to, and read from, the checkpoint's own folder.
+        # Parts are downloaded to the checkpoint's own folder, and read from there.
         if PurePosixPath(part.relative_path).name != part.relative_path:
             raise pickle.UnpicklingError(f"GLOBAL {part.relative_path!r} lies outside the checkpoint")
     metadata.storage_meta = metadata.storage_meta or StorageMeta()

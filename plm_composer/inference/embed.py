@@ -56,7 +56,7 @@ class Embeddings:
 
 def embed(
     model: ESM2,
-    proteins: Sequence[bytes],
+    proteins: Sequence[bytes | str],
     *,
     per_residue: bool = False,
     device: str = "cpu",
@@ -70,7 +70,7 @@ def embed(
 
     Args:
         model: The model; it is moved to ``device``.
-        proteins: Residues of each, upper case.
+        proteins: Residues of each protein, in upper case.
         per_residue: One vector for each residue instead of their mean.
         device: A torch device.
         autocast_dtype: Precision of the matrix products; None for the model's own.
@@ -81,15 +81,16 @@ def embed(
         For each protein the mean over its residues, or with ``per_residue`` all of them; ``<cls>`` and ``<eos>`` are
         left out.
     """
+    sequences = [protein.encode() if isinstance(protein, str) else protein for protein in proteins]
     # Longest first: batches hold proteins of like length, and memory runs out at once if it does.
-    order = sorted(range(len(proteins)), key=lambda index: -len(proteins[index]))
-    results = _make_room([len(protein) for protein in proteins], model.config.hidden_size, per_residue)
+    order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
+    results = _make_room([len(protein) for protein in sequences], model.config.hidden_size, per_residue)
     model = model.to(device).eval()
     device_type = torch.device(device).type
-    with torch.inference_mode(), tqdm(total=len(proteins), desc="embed", unit="protein", disable=not progress) as bar:
-        for group in _group(order, proteins, batch_tokens):
-            lengths = np.array([len(proteins[index]) + 2 for index in group])
-            token_ids = encode(b"".join(CLS_BYTE + proteins[i] + EOS_BYTE for i in group)).astype(np.int64)
+    with torch.inference_mode(), tqdm(total=len(sequences), desc="embed", unit="protein", disable=not progress) as bar:
+        for group in _group(order, sequences, batch_tokens):
+            lengths = np.array([len(sequences[index]) + 2 for index in group])
+            token_ids = encode(b"".join(CLS_BYTE + sequences[i] + EOS_BYTE for i in group)).astype(np.int64)
             batch = pack(token_ids, token_ids, lengths)
             with torch.autocast(device_type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
                 hidden = model.hidden_states(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from composer.utils import dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from plm_composer import __version__
 from plm_composer.config.merge import to_yaml
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.files.owned import check_replaceable, replacing_files
-from plm_composer.model.config import parameter_count
+from plm_composer.model.cost import parameter_count
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.weights.huggingface import save_huggingface
 from plm_composer.model.weights.naming import inexpressible
@@ -116,7 +116,7 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
         "",
         f"An ESM2-style protein language model: {parameter_count(config):,} parameters, "
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, {config.num_attention_heads} heads. "
-        f"Trained with plm-composer {__version__}.",
+        f"Trained with plm-composer {version('plm-composer')}.",
         "",
         *(_VARIANT_USAGE if variant else _USAGE),
     ]

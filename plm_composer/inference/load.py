@@ -16,11 +16,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 from plm_composer.checkpoints.record import find_record
 from plm_composer.checkpoints.stores import fetch_model
 from plm_composer.config.merge import parse_config
+from plm_composer.config.own_code import load_code
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
+from plm_composer.model.registry import MODELS, class_of
 from plm_composer.model.weights.fair_esm import load_fair_esm
 from plm_composer.model.weights.files import read_torch_file
 from plm_composer.model.weights.huggingface import load_huggingface
@@ -118,7 +120,7 @@ def _load_file(path: Path, trust: bool) -> LoadedModel:
     if "state" not in content:
         config, state_dict = load_fair_esm(path, trust)
         return LoadedModel(_assemble(config, state_dict, path), path)
-    return _from_composer(content["state"], path)
+    return _from_composer(content["state"], path, trust)
 
 
 def _load_sharded(path: Path, trust: bool) -> LoadedModel:
@@ -132,21 +134,36 @@ def _load_sharded(path: Path, trust: bool) -> LoadedModel:
         except (CheckpointException, OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
             raise UserError(f"{path}: a damaged checkpoint, or one whose parts are missing") from error
         content = read_torch_file(whole, trust)
-    return _from_composer(content["state"], path)
+    return _from_composer(content["state"], path, trust)
 
 
-def _from_composer(state: Mapping[str, Any], path: Path) -> LoadedModel:
+def _from_composer(state: Mapping[str, Any], path: Path, trust: bool) -> LoadedModel:
     record = find_record(state, path)
     run = parse_config(yaml.safe_load(record["config"]), str(path))
     averaged = average_checkpoint(state["model"], state.get("optimizers") or {})
     weights = {
         name.removeprefix(_MODEL_PREFIX): tensor for name, tensor in averaged.items() if name.startswith(_MODEL_PREFIX)
     }
-    return LoadedModel(_assemble(ESM2Config.from_mapping(record["model"], str(path)), weights, path), path, run)
+    model = ESM2Config.from_mapping(record["model"], str(path))
+    return LoadedModel(_assemble(model, weights, path, _find_class(run, path, trust)), path, run)
 
 
-def _assemble(config: ESM2Config, state_dict: Mapping[str, Any], path: Path) -> ESM2:
-    model = ESM2(config)
+def _find_class(run: TrainConfig, path: Path, trust: bool) -> type[ESM2]:
+    """The class of a run's model; a user's own is in ``code_paths``, whose code runs only where that is allowed."""
+    name = run.model.get("name")
+    if name in MODELS or name is None or not run.code_paths:
+        return class_of(name)
+    if not trust:
+        raise UserError(
+            f"{path}: its model {name!r} is a class in {', '.join(run.code_paths)}; allow that this code is run with "
+            "--trust (plm) or trust=True"
+        )
+    load_code(run.code_paths)
+    return class_of(name)
+
+
+def _assemble(config: ESM2Config, state_dict: Mapping[str, Any], path: Path, model_class: type[ESM2] = ESM2) -> ESM2:
+    model = model_class(config)
     if not any(name.startswith("lm_head.") for name in state_dict):
         model.lm_head = MissingHead()
     try:

@@ -6,7 +6,9 @@ from typing import Any
 
 from composer import loggers as composer_loggers
 
-LOGGERS: dict[str, Any] = {
+from plm_composer.config.registry import Registry
+
+_ENTRIES: dict[str, Any] = {
     "cometml": composer_loggers.CometMLLogger,
     "file_logger": composer_loggers.FileLogger,
     "in_memory_logger": composer_loggers.InMemoryLogger,
@@ -16,3 +18,5 @@ LOGGERS: dict[str, Any] = {
     "tensorboard": composer_loggers.TensorboardLogger,
     "wandb": composer_loggers.WandBLogger,
 }
+
+LOGGERS = Registry("loggers", _ENTRIES, base=composer_loggers.LoggerDestination)

@@ -11,7 +11,7 @@ from composer.models import ComposerModel
 from torch import Tensor
 from torchmetrics import Metric
 
-from plm_composer.model.config import training_flops
+from plm_composer.model.cost import training_flops
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.metrics import MaskedAccuracy, MaskedNLL, MaskedPerplexity
 

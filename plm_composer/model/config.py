@@ -1,11 +1,11 @@
-"""What a model is: the fields of its config, the published sizes, and what they cost."""
+"""What a model is: the fields of its config, and the published sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from plm_composer.errors import UserError
@@ -133,13 +133,12 @@ class ESM2Config:
 
     def _check_head_size(self) -> None:
         # Rotary positions turn pairs.
-        least, kind = (2, "even ") if self.position_embedding_type == "rotary" else (1, "")
+        rotary = self.position_embedding_type == "rotary"
+        least, kind = (2, "even ") if rotary else (1, "")
         if self.attention_head_size is not None:
             if self.attention_head_size < 1 or self.attention_head_size % least:
-                raise UserError(
-                    f"model.attention_head_size: {self.attention_head_size} must be at least {least}"
-                    + ", and even for rotary positions" * (least == 2)
-                )
+                wanted = "at least 2, and even for rotary positions" if rotary else "at least 1"
+                raise UserError(f"model.attention_head_size: {self.attention_head_size} must be {wanted}")
         elif self.hidden_size % (least * self.num_attention_heads):
             raise UserError(
                 f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no {kind}head"
@@ -220,77 +219,3 @@ PRESETS: dict[str, ESM2Config] = {
 }
 """The published ESM2 sizes (Lin et al. 2023) and the model of "Cramming Protein Language Model Training"
 (Frey, Joren et al. 2024)."""
-
-
-def parameter_count(config: ESM2Config) -> int:
-    """Number of parameters, the untrained contact regression included where the config has one."""
-    width = config.hidden_size
-    norm = width * (1 + (config.norm_bias and config.normalization == "layernorm"))
-    biases = (
-        3 * config.attention_size * config.qkv_bias
-        + config.up_size * config.intermediate_bias
-        + 2 * width * config.output_bias
-    )
-    block = block_matrices(config) + biases + 2 * norm + 2 * config.head_size * config.qk_norm
-    block += width * config.short_convolution
-    head = width * width + 3 * width + VOCABULARY_SIZE
-    tables = VOCABULARY_SIZE * width * (1 if config.tie_word_embeddings else 2)
-    contact = config.contact_head * (config.num_hidden_layers * config.num_attention_heads + 1)
-    return config.num_hidden_layers * block + norm + head + tables + contact
-
-
-def drop_rates(config: ESM2Config) -> list[float]:
-    """Probability with which a protein skips each block in training, from the first to the last."""
-    layers = config.num_hidden_layers
-    return [config.layer_drop * (layer + 1) / layers for layer in range(layers)]
-
-
-def keep_probability(rate: float, proteins: int) -> float:
-    """Probability with which a block computes a protein, where it is one of some and at least one of them is kept.
-
-    Args:
-        rate: Probability with which each is dropped.
-        proteins: Number of proteins in the batch.
-    """
-    proteins = max(proteins, 1)
-    return 1 - rate + rate**proteins / proteins
-
-
-def block_matrices(config: ESM2Config) -> int:
-    """Number of weights in one block's matrix products: queries, keys and values, output, and the feed-forward's."""
-    return config.hidden_size * (4 * config.attention_size + config.up_size + config.intermediate_size)
-
-
-def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: int) -> int:
-    """Floating-point operations of one forward and backward pass over unpadded proteins.
-
-    Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
-    forward one, attention as the square of each protein's own length, and the head on masked tokens only.
-    What ``layer_drop`` leaves out in the mean is not counted.
-    Recomputation, norms, activations, short convolutions and the optimizer are left out, as is usual for model FLOPs.
-
-    Args:
-        config: The model.
-        lengths: Tokens of each protein, ``<cls>`` and ``<eos>`` included.
-        masked_tokens: Tokens that the loss counts.
-    """
-    lengths = list(lengths)
-    width = config.hidden_size
-    per_token = 2 * block_matrices(config)
-    attention = 4 * config.attention_size * sum(length * length for length in lengths)
-    head = 2 * (width * width + width * VOCABULARY_SIZE)
-    blocks = sum(keep_probability(rate, len(lengths)) for rate in drop_rates(config))
-    return round(3 * (blocks * (per_token * sum(lengths) + attention) + head * masked_tokens))
-
-
-def flops_per_token(config: ESM2Config, lengths: Iterable[int], mask_rate: float = 0.15) -> float:
-    """``training_flops`` for each token, for proteins of the given lengths.
-
-    Args:
-        config: The model.
-        lengths: Tokens of each protein; at least one.
-        mask_rate: Share of the tokens that the loss counts.
-    """
-    lengths = list(lengths)
-    tokens = sum(lengths)
-    return training_flops(config, lengths, round(mask_rate * tokens)) / tokens

@@ -1,4 +1,4 @@
-"""How much memory training takes, before a run takes it.
+"""What a model costs: parameters, floating-point operations, and the memory that training takes.
 
 What a process holds rises while the forward pass keeps tensors for the backward pass, and while the backward pass
 trades these for gradients. ``predict`` follows it through the moments that can be the highest, and breaks the highest
@@ -11,14 +11,77 @@ keeping what is freed), evaluation, and the data loader's processes come on top.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, block_matrices, parameter_count
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
+from plm_composer.model.layer_drop import drop_rates, keep_probability
 from plm_composer.model.protein_groups import groups_of_lengths
 from plm_composer.model.tiled_attention import kept_scores
 
 _FP32 = 4
 _BF16 = 2
+
+
+def describe_model(config: ESM2Config) -> str:
+    """One line for people: sizes, number of parameters, and what differs from ESM2.
+
+    Args:
+        config: The model.
+    """
+    sizes = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+    standard = ESM2Config(*sizes).to_mapping()
+    others = [f"{name} {value}" for name, value in config.to_mapping().items() if value != standard[name]]
+    differs = f"; {', '.join(others)}" if others else ""
+    return (
+        f"model: {parameter_count(config):,} parameters, {config.num_hidden_layers} layers, {config.hidden_size} wide, "
+        f"{config.num_attention_heads} heads of {config.head_size}, feed-forward {config.intermediate_size}{differs}"
+    )
+
+
+def parameter_count(config: ESM2Config) -> int:
+    """Number of parameters, the untrained contact regression included where the config has one."""
+    width, layers = config.hidden_size, config.num_hidden_layers
+    norm = 2 * width if config.norm_bias and config.normalization == "layernorm" else width
+    block = block_matrices(config) + 2 * norm + width * config.short_convolution
+    if config.qkv_bias:
+        block += 3 * config.attention_size
+    if config.intermediate_bias:
+        block += config.up_size
+    if config.output_bias:
+        block += 2 * width
+    if config.qk_norm:
+        block += 2 * config.head_size
+    head = width * width + 3 * width + VOCABULARY_SIZE
+    tables = VOCABULARY_SIZE * width * (1 if config.tie_word_embeddings else 2)
+    contact = layers * config.num_attention_heads + 1 if config.contact_head else 0
+    return layers * block + norm + head + tables + contact
+
+
+def block_matrices(config: ESM2Config) -> int:
+    """Number of weights in one block's matrix products: queries, keys and values, output, and the feed-forward's."""
+    return config.hidden_size * (4 * config.attention_size + config.up_size + config.intermediate_size)
+
+
+def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: int) -> int:
+    """Floating-point operations of one forward and backward pass over unpadded proteins.
+
+    Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
+    forward one, attention as the square of each protein's own length, and the head on masked tokens only.
+    What ``layer_drop`` leaves out in the mean is not counted.
+    Recomputation, norms, activations, short convolutions and the optimizer are left out, as is usual for model FLOPs.
+
+    Args:
+        config: The model.
+        lengths: Tokens of each protein, ``<cls>`` and ``<eos>`` included.
+        masked_tokens: Tokens that the loss counts.
+    """
+    lengths = list(lengths)
+    width = config.hidden_size
+    per_token = 2 * block_matrices(config)
+    attention = 4 * config.attention_size * sum(length * length for length in lengths)
+    head = 2 * (width * width + width * VOCABULARY_SIZE)
+    blocks = sum(keep_probability(rate, len(lengths)) for rate in drop_rates(config))
+    return round(3 * (blocks * (per_token * sum(lengths) + attention) + head * masked_tokens))
 
 
 @dataclasses.dataclass(frozen=True)

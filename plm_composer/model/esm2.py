@@ -1,14 +1,16 @@
 """ESM2 (Lin et al. 2023, "Evolutionary-scale prediction of atomic-level protein structure with a language model").
 
-Top to bottom: embedding with token dropout, pre-norm blocks with rotary attention, final norm, language-model head,
-contact head. Padded and packed batches run through the same code; ``layout.py`` holds what they do differently.
-Variants (``ESM2Config``) that take more than a line have a file each; compiling and recomputing blocks is done from
+Top to bottom: norms, attention, feed-forward, a pre-norm block, the language-model head, the contact head, the model
+with its token dropout. Padded and packed batches run through the same code; ``batch_layouts.py`` holds what they do
+differently, attention's kernels and rotary positions behind it. Compiling, recomputing and sharding blocks is done from
 outside (``parallelize.py``).
+
+Shapes: ``...`` is (proteins, length) in a padded batch and (tokens,) in a packed one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,32 +18,48 @@ from torch import Tensor, nn
 
 from plm_composer.errors import UserError
 from plm_composer.model.batch_layouts import Layout, PackedLayout, PaddedLayout, RecordingLayout
-from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config, drop_rates
-from plm_composer.model.feed_forward import ESM2FeedForward
-from plm_composer.model.layer_drop import apply_to_kept, draw_kept
-from plm_composer.model.normalization import make_head_norm, make_norm
+from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
+from plm_composer.model.layer_drop import apply_to_kept, draw_kept, drop_rates
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
 
+def make_norm(config: ESM2Config, width: int, *, bias: bool) -> nn.Module:
+    """Makes a LayerNorm (Ba et al. 2016), or an RMSNorm (Zhang and Sennrich 2019).
+
+    Args:
+        config: Says which one.
+        width: Size of the last dimension.
+        bias: Whether a LayerNorm has one; an RMSNorm never does.
+    """
+    if config.normalization == "rmsnorm":
+        return nn.RMSNorm(width, eps=config.layer_norm_eps)
+    return nn.LayerNorm(width, eps=config.layer_norm_eps, bias=bias)
+
+
 class ESM2Attention(nn.Module):
-    """Self-attention within each protein."""
+    """Self-attention within each protein.
+
+    With ``qk_norm``, queries and keys are normalised head by head before they are rotated, with one learned scale for
+    all heads: that bounds the scores (Henry et al. 2020; with LayerNorm as in Dehghani et al. 2023).
+    """
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
         self.num_heads, self.head_size = config.num_attention_heads, config.head_size
         self.qkv = nn.Linear(config.hidden_size, 3 * config.attention_size, bias=config.qkv_bias)
-        self.query_norm = make_head_norm(config) if config.qk_norm else None
-        self.key_norm = make_head_norm(config) if config.qk_norm else None
+        self.query_norm = make_norm(config, config.head_size, bias=False) if config.qk_norm else None
+        self.key_norm = make_norm(config, config.head_size, bias=False) if config.qk_norm else None
         self.out = nn.Linear(config.attention_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Attends, and mixes the heads' results, shape (..., hidden_size)."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size)).unbind(-3)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))  # (..., 3, heads, head_size)
+        query, key, value = qkv.unbind(-3)  # each (..., heads, head_size)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
         query = layout.rotate(query * self.head_size**-0.5)
-        attended: Tensor = self.out(layout.attend(query, layout.rotate(key), value).flatten(-2))
-        return attended
+        attended = layout.attend(query, layout.rotate(key), value)  # (..., heads, head_size)
+        return self.out(attended.flatten(-2))
 
 
 class ShortConvolution(nn.Module):
@@ -63,16 +81,40 @@ class ShortConvolution(nn.Module):
         return x + layout.convolve(x, self.weight[:, 0].to(x.dtype))
 
 
+def swiglu(x: Tensor) -> Tensor:
+    """Gates the second half of the last dimension by the SiLU of the first (Shazeer 2020), halving it."""
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "swiglu": swiglu}
+"""What stands between the feed-forward's linear layers, by ``ESM2Config.feed_forward``; ESM2's GELU is exact."""
+
+
+class ESM2FeedForward(nn.Module):
+    """Two linear layers with an activation between them; a gated one takes both its halves from the first."""
+
+    def __init__(self, config: ESM2Config) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.feed_forward]
+        self.up = nn.Linear(config.hidden_size, config.up_size, bias=config.intermediate_bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.output_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms each token on its own, shape (..., hidden_size)."""
+        return self.down(self.activation(self.up(x)))
+
+
 class ESM2Block(nn.Module):
     """One pre-norm transformer block: the unit of sharding and of activation checkpointing."""
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
         self.residual_scale = config.residual_scale
-        self.attention_norm = make_norm(config)
+        self.attention_norm = make_norm(config, config.hidden_size, bias=config.norm_bias)
         self.convolution = ShortConvolution(config) if config.short_convolution else None
         self.attention = ESM2Attention(config)
-        self.feed_forward_norm = make_norm(config)
+        self.feed_forward_norm = make_norm(config, config.hidden_size, bias=config.norm_bias)
         self.feed_forward = ESM2FeedForward(config)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -81,9 +123,9 @@ class ESM2Block(nn.Module):
         if self.convolution is not None:
             normed = self.convolution(normed, layout)
         # Not torch.add's alpha: torch 2.7 forgets it where it compiles the sum of a product without a bias.
-        attended: Tensor = self.attention(normed, layout)
+        attended = self.attention(normed, layout)
         x = x + (attended if self.residual_scale == 1 else self.residual_scale * attended)
-        fed: Tensor = self.feed_forward(self.feed_forward_norm(x))
+        fed = self.feed_forward(self.feed_forward_norm(x))
         return x + (fed if self.residual_scale == 1 else self.residual_scale * fed)
 
 
@@ -151,7 +193,7 @@ class ESM2(nn.Module):
         self.attention_backend: str | None = None
         self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
         self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
-        self.final_norm = make_norm(config)
+        self.final_norm = make_norm(config, config.hidden_size, bias=config.norm_bias)
         self.lm_head: nn.Module = ESM2Head(config)
         if not config.tie_word_embeddings:
             self.decoder = nn.Linear(config.hidden_size, VOCABULARY_SIZE, bias=False)
@@ -205,14 +247,12 @@ class ESM2(nn.Module):
         kept = draw_kept(self.config, layout.proteins) if drops else None
         for depth, (block, rate) in enumerate(zip(self.blocks, drop_rates(self.config), strict=True)):
             x = block(x, layout) if kept is None else apply_to_kept(block, x, layout, kept[depth], rate)
-        normed: Tensor = self.final_norm(x)
-        return normed
+        return self.final_norm(x)
 
     def head(self, hidden_states: Tensor) -> Tensor:
         """Logits of hidden states, (..., hidden_size) to (..., 33), fp32 or better."""
         table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight
-        logits: Tensor = self.lm_head(hidden_states, table)
-        return logits
+        return self.lm_head(hidden_states, table)
 
     def predict_contacts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Probability that two residues are in contact, as fair-esm and transformers compute it.
@@ -239,10 +279,6 @@ class ESM2(nn.Module):
             # Layer by layer: all maps of a long protein at once would need gigabytes.
             logits = logits + self.contact_head.layer_logits(layer, layout.maps.pop(), input_ids != EOS_ID)
         return logits.sigmoid()
-
-    def fsdp_wrap_fn(self, module: nn.Module) -> bool:
-        """Composer asks which modules to shard on their own: the blocks. The table and both its users stay together."""
-        return isinstance(module, ESM2Block)
 
     def _layout(
         self,

@@ -12,7 +12,24 @@ import torch
 from torch import Tensor
 
 from plm_composer.model.batch_layouts import Layout
-from plm_composer.model.config import ESM2Config, drop_rates, keep_probability
+from plm_composer.model.config import ESM2Config
+
+
+def drop_rates(config: ESM2Config) -> list[float]:
+    """Probability with which a protein skips each block in training, from the first to the last."""
+    layers = config.num_hidden_layers
+    return [config.layer_drop * (layer + 1) / layers for layer in range(layers)]
+
+
+def keep_probability(rate: float, proteins: int) -> float:
+    """Probability with which a block computes a protein, where it is one of some and at least one of them is kept.
+
+    Args:
+        rate: Probability with which each is dropped.
+        proteins: Number of proteins in the batch.
+    """
+    proteins = max(proteins, 1)
+    return 1 - rate + rate**proteins / proteins
 
 
 def draw_kept(config: ESM2Config, proteins: int) -> Tensor:

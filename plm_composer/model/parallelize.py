@@ -1,6 +1,7 @@
-"""What is done to a model from outside: its blocks are recomputed in the backward pass, or compiled.
+"""What is done to a model from outside: its blocks are compiled, recomputed in the backward pass, and sharded.
 
-Both change a block's ``forward`` alone, and leave what is called around it, such as FSDP's hooks, in eager mode.
+The first two change a block's ``forward`` alone, and leave what is called around it, such as FSDP's hooks, in eager
+mode. Composer does the sharding, by what ``fsdp_wrap_fn`` says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from plm_composer.model.batch_layouts import Layout
@@ -45,7 +46,7 @@ def compile_arguments(compile_config: str | Mapping[str, Any] | None, device: st
 
 
 def parallelize(
-    model: ESM2, *, activation_checkpointing: bool = False, compile_arguments: dict[str, Any] | None = None
+    model: ESM2, *, activation_checkpointing: bool = False, compile_arguments: Mapping[str, Any] | None = None
 ) -> None:
     """Applies to each block of a model what a run asks for, in place.
 
@@ -57,14 +58,29 @@ def parallelize(
         activation_checkpointing: Keep only the blocks' inputs for the backward pass, and recompute what is inside.
         compile_arguments: Those of ``torch.compile``; None does not compile.
     """
-    forward: Forward = ESM2Block.forward
-    if compile_arguments is not None:
-        forward = torch.compile(forward, **{"dynamic": True, **compile_arguments})
-    if activation_checkpointing:
-        forward = _recomputing(forward)
+    forwards: dict[type, Forward] = {}
+    for kind in {type(block) for block in model.blocks}:
+        assert issubclass(kind, ESM2Block)
+        forwards[kind] = _changed(kind.forward, activation_checkpointing, compile_arguments)
     for block in model.blocks:
         # Bound like any method, so that a copy of the model calls its own blocks.
-        block.forward = types.MethodType(forward, block)
+        block.forward = types.MethodType(forwards[type(block)], block)
+    model.fsdp_wrap_fn = is_block  # type: ignore[assignment]
+
+
+def is_block(module: nn.Module) -> bool:
+    """Whether FSDP2 shards a module on its own: a block. The embedding table and both its users stay together.
+
+    Args:
+        module: A module of an ``ESM2``.
+    """
+    return isinstance(module, ESM2Block)
+
+
+def _changed(forward: Forward, activation_checkpointing: bool, compile_arguments: Mapping[str, Any] | None) -> Forward:
+    if compile_arguments is not None:
+        forward = torch.compile(forward, **{"dynamic": True, **compile_arguments})
+    return _recomputing(forward) if activation_checkpointing else forward
 
 
 def _recomputing(forward: Forward) -> Forward:

@@ -12,21 +12,20 @@ from pytorch_optimizer.optimizer.muon.base import get_adjusted_lr
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
-from plm_composer.model.esm2 import ESM2Attention, ESM2Block, ESM2Head
-from plm_composer.model.feed_forward import ESM2FeedForward
+from plm_composer.model.esm2 import ESM2Attention, ESM2Block, ESM2FeedForward, ESM2Head
 
 
 class Muon(pytorch_optimizer.Muon):
-    """Muon whose groups may hold matrices that are several in one: ``fused``, their number, is a group's option.
+    """Muon for weights that hold several matrices; the group's option ``fused`` is their number.
 
-    Query, key and value projections lie in one weight, (3 * hidden, hidden), and so do the two of a gate. As one
-    matrix, the largest of them would decide how far the others move; Jordan et al. therefore orthogonalise each on its
-    own, and so does this.
+    Query, key and value projections are one weight, (3 * hidden, hidden), and so are the two of a gate. If they were
+    orthogonalised as one matrix, the largest would decide how far the others move; Jordan et al. therefore
+    orthogonalise each on its own, and so does this.
     """
 
     @staticmethod
     def _orthogonalize(group: dict[str, Any], updates: list[Tensor]) -> list[Tensor]:
-        """In place of the library's: the updates' polar factors, part by part."""
+        """Replaces the library's method: computes the polar factors of the updates part by part."""
         parts = group.get("fused", 1)
         if parts == 1:
             return pytorch_optimizer.Muon._orthogonalize(group, updates)
@@ -36,7 +35,7 @@ class Muon(pytorch_optimizer.Muon):
         wholes = [update.full_tensor() if isinstance(update, DTensor) else update for update in updates]
         pieces = [piece for whole in wholes for piece in whole.chunk(parts)]
         done = pytorch_optimizer.Muon._orthogonalize(group, pieces)
-        # The library scales by the whole's shape; this makes it the part's.
+        # The library scales by the shape of the whole weight; this corrects it to the shape of a part.
         adjusted = group["use_adjusted_lr"]
         scale = get_adjusted_lr(1.0, pieces[0].shape, adjusted) / get_adjusted_lr(1.0, wholes[0].shape, adjusted)
         return [
@@ -45,7 +44,7 @@ class Muon(pytorch_optimizer.Muon):
         ]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state, from torch's sharded checkpoints too, which turn tuples into lists."""
+        """Loads a state, also from torch's sharded checkpoints, which convert tuples to lists."""
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             if "ns_coeffs" in group:
@@ -55,15 +54,15 @@ class Muon(pytorch_optimizer.Muon):
 def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Splits an ESM2's trainable parameters.
 
-    Muon takes the matrices between hidden states: those of the blocks, and the head's dense layer. Tables, which map
-    tokens, convolutions along one channel, norms and biases are AdamW's. Norms and biases do not decay.
+    Muon takes the matrices between hidden states: those of the blocks, and the head's dense layer. AdamW takes token
+    tables, convolutions along one channel, norms and biases. Norms and biases do not decay.
 
     Args:
         model: The model.
-        arguments: Of ``Muon``.
+        arguments: Arguments of ``Muon``, from the YAML.
 
     Returns:
-        Groups without empty ones, which torch's sharded checkpoints cannot tell apart.
+        The groups that are not empty: torch's sharded checkpoints cannot distinguish empty ones.
     """
     modules = list(model.modules())
     fused: dict[int, list[Tensor]] = {3: [], 2: []}
@@ -97,12 +96,12 @@ def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str
 
 
 def muon_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
-    """fp32 values for a parameter: a momentum by Muon, two moments by AdamW."""
+    """Number of fp32 values for a parameter: one momentum with Muon, two moments with AdamW."""
     return (1 if group["use_muon"] else 2) * math.prod(shape)
 
 
 def _distribute_like(whole: Tensor, like: Tensor) -> Tensor:
-    """Each process's part of what all of them have."""
+    """Shards a tensor that every process has, as ``like`` is sharded."""
     if not isinstance(like, DTensor):
         return whole
     replicated = DTensor.from_local(whole, like.device_mesh, [Replicate()] * like.device_mesh.ndim, run_check=False)

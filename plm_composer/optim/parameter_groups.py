@@ -1,4 +1,4 @@
-"""Which parameters decay."""
+"""Splits parameters into those that decay and those that do not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Splits a model's trainable parameters by weight decay: matrices decay, biases and norms do not.
 
     Decay on a bias or a norm's scale does not limit the function's size, it only moves its optimum; GPT-2 and
-    ESM2 leave them out (Radford et al. 2019; Lin et al. 2023).
+    ESM2 exclude them (Radford et al. 2019; Lin et al. 2023).
 
     Args:
         model: The model; frozen parameters are left out.
-        weight_decay: For parameters of two and more dimensions.
+        weight_decay: Weight decay of parameters with two or more dimensions.
 
     Returns:
-        Two groups for a torch optimizer; a shared parameter stands in one of them, once.
+        Two groups for a torch optimizer; a shared parameter is in one of them, once.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [

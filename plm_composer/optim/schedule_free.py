@@ -1,8 +1,8 @@
 """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682): averaged weights in place of a decaying learning rate.
 
-Training moves along one set of weights, y, and what has been learned is another, an average x. The optimizer keeps a
-third, z, from which x follows: ``x = y + (1 - 1 / beta1) (z - y)``. Checkpoints hold y and z, so that a resumed run is
-the unbroken one; evaluations, exports and ``plm`` take x.
+Training updates one set of weights, y; the trained model is another, an average x. The optimizer keeps a third, z,
+which gives ``x = y + (1 - 1 / beta1) (z - y)``. Checkpoints hold y and z, so that a resumed run equals an unbroken one;
+evaluations, exports and ``plm`` use x.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _REFUSED_ALGORITHMS = {
 
 
 def check_schedule_free(config: TrainConfig) -> None:
-    """Refuses what would undo the averaging.
+    """Refuses settings that would undo the averaging.
 
     Raises:
         UserError: The learning rate decays, or an algorithm gets in the way.
     """
     if (name := config.scheduler.get("name")) not in _SCHEDULES:
         raise UserError(
-            f"scheduler.name: {name!r} is refused with schedule_free_adamw, whose averaging stands for the decay; "
+            f"scheduler.name: {name!r} is refused with schedule_free_adamw, whose averaging replaces the decay; "
             f"choose {' or '.join(_SCHEDULES)}"
         )
     for algorithm, reason in _REFUSED_ALGORITHMS.items():
@@ -48,25 +48,25 @@ def check_schedule_free(config: TrainConfig) -> None:
 
 
 def schedule_free_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
-    """fp32 values for a parameter: z, a second moment, and perhaps its maximum."""
+    """Number of fp32 values for a parameter: z, a second moment and, with ``ams_bound``, its maximum."""
     return (3 if group.get("ams_bound") else 2) * shape.numel()
 
 
 def has_averaged_weights(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer has a mode for training and another one for evaluation."""
+    """Whether an optimizer has a mode for training and another for evaluation."""
     return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
 
 
 @contextlib.contextmanager
 def averaged_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """While it lasts, the model has its averaged weights; afterwards those of training again, to the bit.
+    """Gives the model its averaged weights in the body, and restores those of training after it, bit for bit.
 
-    The library's way back from x to y rounds, so that a run would depend on how often it was evaluated. Here y is kept
-    aside, in the memory of one copy of the weights (a process's part of them under FSDP2).
+    The library's conversion from x to y rounds, so that a run would depend on how often it is evaluated. Here y is
+    copied, which takes the memory of one copy of the weights (under FSDP2, of the process's part of them).
 
     Args:
         model: The model, perhaps sharded.
-        optimizer: Its optimizer; where it has no such modes, or no step was made, nothing happens.
+        optimizer: Its optimizer; if it has no such modes, or has made no step, nothing happens.
     """
     if not has_averaged_weights(optimizer) or not optimizer.state:
         yield
@@ -87,14 +87,14 @@ def averaged_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iter
 
 
 def average_checkpoint(weights: Mapping[str, Tensor], optimizers: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights to evaluate, of a Composer checkpoint.
+    """The weights of a Composer checkpoint that are evaluated.
 
     Args:
-        weights: Its ``model``.
-        optimizers: Its ``optimizers``: states by the optimizers' class names.
+        weights: ``model`` of the checkpoint: weights by name.
+        optimizers: ``optimizers`` of the checkpoint: states by the optimizers' class names.
 
     Returns:
-        Averaged weights where an optimizer keeps an average; all others as they are.
+        Averaged weights for parameters of which an optimizer keeps an average; the others unchanged.
     """
     averaged = dict(weights)
     for optimizer in optimizers.values():
@@ -108,7 +108,7 @@ def average_checkpoint(weights: Mapping[str, Tensor], optimizers: Mapping[str, A
 
 
 def _forget_gathered(model: nn.Module) -> None:
-    """Has FSDP2 gather weights anew: after an evaluation the outermost module still holds them whole."""
+    """Makes FSDP2 gather weights again: after an evaluation the outermost module still holds them whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

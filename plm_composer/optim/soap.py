@@ -18,7 +18,7 @@ _LARGEST_SIDE = 10000
 
 
 def soap_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
-    """fp32 values for a parameter: two moments, and for each side a statistic and its eigenvectors."""
+    """Number of fp32 values for a parameter: two moments, and for each side a statistic and its eigenvectors."""
     sides = [side for side in shape if side <= group.get("max_precondition_dim", _LARGEST_SIDE)]
     if len(shape) < 2 and not group.get("precondition_1d"):
         sides = []
@@ -26,7 +26,7 @@ def soap_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
 
 
 def check_soap(config: TrainConfig) -> None:
-    """Refuses what SOAP cannot do.
+    """Refuses settings with which SOAP does not work.
 
     Raises:
         UserError: The run is sharded, or dimensions would be merged.

@@ -8,15 +8,15 @@ from torch.distributed.tensor import DTensor, Replicate
 
 
 class StableAdamW(pytorch_optimizer.StableAdamW):
-    """StableAdamW on sharded parameters too: gloo knows sums of what the processes have, but not the mean."""
+    """StableAdamW that also works on sharded parameters: gloo has sums over processes, but not means."""
 
     @staticmethod
     def get_stable_adamw_rms(grad: torch.Tensor, exp_avg_sq: torch.Tensor, eps: float = 1e-16) -> torch.Tensor:
-        """How much a parameter's step is too large: the root mean square of gradient over second moment, 1 at least.
+        """Factor by which a step is too large: the root mean square of gradient over second moment, at least 1.
 
         Args:
-            grad: The gradient.
-            exp_avg_sq: The second moment.
+            grad: Gradient of the parameter.
+            exp_avg_sq: Second moment of the parameter.
             eps: Lower bound of the second moment.
         """
         if not isinstance(grad, DTensor):

@@ -1,4 +1,4 @@
-"""Warm-up, a constant learning rate, and a decay at the end."""
+"""A learning-rate schedule: a warm-up, a constant rate, and a decay at the end."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _DECAYS: dict[str, Callable[[float], float]] = {
     "one_minus_sqrt": lambda progress: 1.0 - math.sqrt(progress),
     "cosine": lambda progress: (1.0 + math.cos(math.pi * progress)) / 2,
 }
-"""What is left of the learning rate, from the share of the decay that is over."""
+"""Functions: share of the decay that has passed -> share of the learning rate that is left."""
 
 
 class WarmupStableDecayScheduler(ComposerScheduler):
     """Warms up, stays, and decays to ``alpha_f`` at the end of the run (Hu et al. 2024, MiniCPM, arXiv 2404.06395).
 
     Hägele et al. 2024 (arXiv 2405.18392) propose ``one_minus_sqrt`` and a decay of a fifth of the run. The end is the
-    run's ``max_duration`` at the time of the call: where it is moved, the decay moves with it.
+    current ``max_duration``: if it changes, the decay moves with it.
 
     Args:
         t_warmup: End of the warm-up from 0, a time string.
         t_decay: Length of the decay, a time string in the unit of ``t_warmup``. It begins no earlier than the warm-up
             ends.
-        decay: Its shape: ``linear``, ``one_minus_sqrt`` or ``cosine``.
-        alpha_f: Multiplier at the end.
+        decay: Shape of the decay: ``linear``, ``one_minus_sqrt`` or ``cosine``.
+        alpha_f: Multiplier of the learning rate at the end.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class WarmupStableDecayScheduler(ComposerScheduler):
         self.t_warmup, self.t_decay, self.decay, self.alpha_f = t_warmup, t_decay, decay, alpha_f
 
     def __call__(self, state: State, ssr: float = 1.0) -> float:
-        """The multiplier now."""
+        """The current multiplier of the learning rate."""
         warmup, length = _convert_time(self.t_warmup, state), _convert_time(self.t_decay, state, ssr=ssr)
         end = _convert_time("1dur", state, ssr=ssr)
         now: int = state.timestamp.get(end.unit).value

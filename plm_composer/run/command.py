@@ -1,22 +1,55 @@
-"""The command that trains: ``train.py`` of the checkout, and ``python -m plm_composer.run.command`` anywhere."""
+"""The command that trains: ``train.py``, ``plm train`` and ``python -m plm_composer.run``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from plm_composer.errors import UserError, run_command
+from plm_composer.config.bundled import find_yaml
+from plm_composer.errors import UserError
+
+if TYPE_CHECKING:
+    from plm_composer.run.train import Outcome
+
+_USAGE = "which run? composer train.py yamls/esm2_small.yaml [recipe=NAME] [key=value ...]"
 
 
-def main() -> int:
-    """Trains as the YAML, the recipes and the overrides on the command line say; returns the exit code."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        raise UserError("which run? composer train.py yamls/esm2_small.yaml [recipe=NAME] [key=value ...]")
+def train_run(run: str | Path, *overrides: str) -> Outcome:
+    """Trains a model: ``plm_composer.train("esm2_small", "recipe=fast", "max_duration=100ba")``.
+
+    Args:
+        run: A YAML, or the name of a bundled one.
+        *overrides: ``key=value``, with dots for nesting; ``recipe=a,b`` names recipes.
+
+    Returns:
+        The run folder, the scores of the pinned evaluation, and whether a signal stopped the run.
+
+    Raises:
+        UserError: No such YAML is there, or something in it is wrong.
+    """
+    yaml = find_yaml(str(run))
     # Here, so that a mistyped command answers at once: these imports take seconds.
-    from plm_composer.config.merge import load_config
+    from plm_composer.run.load import load_config
     from plm_composer.run.train import train
 
-    return train(load_config(sys.argv[1], sys.argv[2:]))
+    return train(load_config(yaml, overrides))
 
 
-if __name__ == "__main__":
-    run_command(main)
+def main(words: Sequence[str] | None = None) -> int:
+    """Trains as the YAML, the recipes and the overrides say.
+
+    Args:
+        words: A YAML, or the name of a bundled one, and overrides; None for the process's own command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: No YAML is named, or something in it is wrong.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0].startswith("-"):
+        raise UserError(_USAGE)
+    return train_run(*words).exit_code

@@ -15,7 +15,7 @@ from plm_composer.errors import UserError
 from plm_composer.files.atomic import replacing
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
 from plm_composer.shards.convert import convert_fasta
-from plm_composer.shards.inputs.records import TRAIN, VAL
+from plm_composer.shards.inputs.split import TRAIN, VAL
 from plm_composer.shards.inputs.streams import HashedFile, open_input
 from plm_composer.shards.output.finishing import NoValidationProteins
 from plm_composer.shards.output.manifest import MANIFEST_NAME, read_manifest

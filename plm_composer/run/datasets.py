@@ -13,7 +13,7 @@ from plm_composer.data.streaming.reading import read_split
 from plm_composer.data.streaming.remote_cache import cache_places
 from plm_composer.evaluation.loader import make_evaluator
 from plm_composer.model.composer_model import ESM2ComposerModel
-from plm_composer.run.checks import make_collator
+from plm_composer.run.parts import Parts
 
 Places = dict[str, dict[str, Any]]
 """Datasets by name, each with ``streaming.Stream``'s ``local`` or ``remote`` or both, and its weight."""
@@ -41,14 +41,19 @@ def find_places(config: TrainConfig, local: str | None) -> Places:
     return dict(zip(named, cached, strict=True))
 
 
-def make_dataset(config: TrainConfig, places: Places) -> StreamingProteinDataset:
-    """Makes the training set; arguments as for ``make_evaluation``."""
-    data = config.data
+def make_dataset(parts: Parts, places: Places) -> StreamingProteinDataset:
+    """Makes the training set.
+
+    Args:
+        parts: The run's parts.
+        places: From ``find_places``.
+    """
+    data = parts.config.data
     return StreamingProteinDataset(
-        make_collator(config),
+        parts.collator,
         split=data.train_split,
         streams=places,
-        batch_size=config.global_train_batch_size // dist.get_world_size(),
+        batch_size=parts.proteins,
         shuffle=data.shuffle,
         validate_hash=data.validate_hash,
         shuffle_algo=data.shuffle_algo,

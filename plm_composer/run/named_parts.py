@@ -1,10 +1,10 @@
-"""Which class the arguments of a section of the config belong to."""
+"""What the sections of a YAML may name: ours, and what users register."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig
@@ -12,12 +12,17 @@ from streaming import Stream
 
 from plm_composer.algorithms import ALGORITHMS
 from plm_composer.callbacks import CALLBACKS
+from plm_composer.config.argument_types import hints_of
+from plm_composer.config.own_code import load_code
+from plm_composer.config.registry import Registry, look_up
 from plm_composer.hardware.sharding import ShardingConfig
 from plm_composer.loggers import LOGGERS
+from plm_composer.model import registry as _models  # noqa: F401 - fills Registry.of
 from plm_composer.model.config import ESM2Config
 from plm_composer.optim import OPTIMIZERS, SCHEDULERS
 
 Path = tuple[str, ...]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -29,33 +34,58 @@ class _Names:
     stack_to: int
 
 
-_NAMED_INSIDE: Mapping[str, Mapping[str, Any]] = {
-    "optimizer": {name: kind.target for name, kind in OPTIMIZERS.items()},
-    "scheduler": SCHEDULERS,
-}
-_NAMED_BY_KEY: Mapping[str, Mapping[str, Any]] = {
-    "algorithms": ALGORITHMS,
-    "callbacks": CALLBACKS,
-    "loggers": LOGGERS,
-}
+_NAMED_BY_KEY = {"algorithms": ALGORITHMS, "callbacks": CALLBACKS, "loggers": LOGGERS}
 _ALWAYS: Mapping[str, Any] = {"model": ESM2Config, "fsdp_config": ShardingConfig, "compile_config": torch.compile}
 
 
-def find_part(config: DictConfig, path: Path) -> tuple[Any, Path]:
-    """Finds whose argument a key is.
+def register(section: str, name: str) -> Callable[[T], T]:
+    """Gives a part of yours a name that YAMLs can use: a decorator of a class in a file of ``code_paths``.
+
+    Args:
+        section: ``algorithms``, ``callbacks``, ``loggers``, ``models``, ``optimizers`` or ``schedulers``.
+        name: The name in YAMLs.
+
+    Returns:
+        A decorator that returns the class as it is. It takes a subclass of Composer's ``Algorithm``, ``Callback``,
+        ``LoggerDestination`` or ``ComposerScheduler``, of torch's ``Optimizer``, or of ``ESM2`` with its config as
+        ``preset``; of a model also an ``ESM2Config`` alone, of an optimizer also an ``OptimizerKind``.
+
+    Raises:
+        UserError: There is no such section, the name is taken, or the class is of another kind.
+    """
+
+    def add(part: T) -> T:
+        look_up("register", section, Registry.of).add(name, part)
+        return part
+
+    return add
+
+
+def hint_of(config: DictConfig, path: Path) -> tuple[Any, Path]:
+    """Finds the annotation of an argument that a YAML gives to a named part; runs the config's ``code_paths`` first.
 
     Args:
         config: The merged config.
         path: Keys from the outermost to a value, below a section of named parts.
 
     Returns:
-        The class or function, and the path from its argument on; None where the section names nothing that is known.
+        The annotation and the path below it; (None, ()) where the section names nothing that is known.
     """
+    load_code(config.code_paths)
+    target, argument = _find_part(config, path)
+    return (hints_of(target).get(argument[0]), argument[1:]) if target and argument else (None, ())
+
+
+def _find_part(config: DictConfig, path: Path) -> tuple[Any, Path]:
+    """The class or function whose argument a key is, and the path from the argument on."""
     section, *rest = path
     if section in ("optimizer", "scheduler", "model") and rest[0] in _Names.__annotations__:
         return _Names, tuple(rest)
-    if section in _NAMED_INSIDE:
-        return _NAMED_INSIDE[section].get(str(config[section].get("name"))), tuple(rest)
+    name = str(config[section].get("name")) if section in ("optimizer", "scheduler") else ""
+    if section == "optimizer":
+        return (OPTIMIZERS[name].target if name in OPTIMIZERS else None), tuple(rest)
+    if section == "scheduler":
+        return SCHEDULERS.get(name), tuple(rest)
     if section in _NAMED_BY_KEY:
         return _NAMED_BY_KEY[section].get(rest[0]), tuple(rest[1:])
     if path[:2] == ("data", "streams"):

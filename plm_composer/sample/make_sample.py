@@ -27,15 +27,15 @@ from plm_composer.tokenizer import STANDARD_RESIDUES
 MIN_RESIDUES, MAX_RESIDUES = 40, 512
 TRAIN_PROTEINS, VAL_PROTEINS = 8_400, 400
 MIN_FAMILY = 3
-"""A smaller family is left out."""
+"""Proteins in the smallest family that is used."""
 FAMILY_E_VALUE, FAMILY_COVERAGE = 1e-5, 0.5
 """Two proteins are of one family if they align with at most this E-value over this share of *both*."""
 GROUP_IDENTITY, GROUP_COVERAGE = 50.0, 0.5
 """Two proteins are close if they align with this identity (per cent) over this share of *either*."""
 FAMILY_PER_HELD_OUT = 8
-"""One protein in so many of a family, at most, goes to validation."""
+"""At most one in this number of proteins of a family goes to validation."""
 SEARCH_E_VALUE = 1e-3
-# Far more hits than any protein of the example data has, so that no list is cut.
+# Far more hits than any protein of the example data has, so that no list is cut off.
 MAX_HITS = 4_000
 
 
@@ -74,10 +74,10 @@ class Hit:
 
 
 def read_proteins(path: Path) -> dict[str, Protein]:
-    """Reads the proteins that may enter the sample, by accession and in its order.
+    """Reads the proteins that may enter the sample, by accession and in the order of accessions.
 
-    Left out: proteins shorter than 40 or longer than 512 residues, with a letter beyond the 20 standard residues,
-    or with the residues of an earlier one. The trailing ``Split=0``, which is not UniProt's, goes.
+    It drops proteins shorter than 40 or longer than 512 residues, with a letter other than the 20 standard residues, or
+    with the residues of an earlier one. It removes the trailing ``Split=0``, which is not UniProt's.
 
     Raises:
         UserError: The file is not readable FASTA, or a header is not UniProt's.
@@ -101,8 +101,8 @@ def search(
     """Aligns every query with every target that MMseqs2 finds similar, at an E-value of at most 1e-3.
 
     Args:
-        queries: Proteins.
-        targets: Proteins.
+        queries: Proteins to search for.
+        targets: Proteins to search in.
         sensitivity: MMseqs2's ``-s``; 7.5 is its most sensitive preset.
         threads: Number of threads; the hits do not depend on it.
 
@@ -154,7 +154,7 @@ def single_linkage(members: Iterable[str], links: Iterable[tuple[str, str]]) -> 
 
 
 def choose_families(families: Iterable[list[str]], proteins: dict[str, Protein]) -> list[list[str]]:
-    """Takes families until the sample is full: many members first, short ones sooner.
+    """Takes families until the sample is full, those of many and short members first.
 
     The rank is members per mean length, so that a short training run meets each family as often as possible.
     """
@@ -195,7 +195,7 @@ def write_fasta(path: Path, proteins: Iterable[Protein]) -> None:
 
 
 def frequency_loss(train: Iterable[Protein], val: Iterable[Protein]) -> float:
-    """Mean loss, in nats a residue, on ``val`` of a model that knows the residue frequencies of ``train`` only."""
+    """Mean loss, in nats per residue, on ``val`` of a model that knows only the residue frequencies of ``train``."""
     known = Counter("".join(protein.residues for protein in train))
     asked = Counter("".join(protein.residues for protein in val))
     return -sum(n * math.log(known[residue] / known.total()) for residue, n in asked.items()) / asked.total()
@@ -218,7 +218,7 @@ def make_sample(source: Path, out: Path, threads: int) -> dict[str, float]:
     proteins = read_proteins(source)
     pairs = list(search(proteins.values(), proteins.values(), sensitivity=5.7, threads=threads))
     close = [(hit.query, hit.target) for hit in pairs if hit.is_close()]
-    # Groups join families, too: a family must never be smaller than a group that it holds a part of.
+    # Groups join families, too, so that a group never lies in two families.
     families = single_linkage(proteins, close + [(hit.query, hit.target) for hit in pairs if hit.is_family()])
     groups = single_linkage(proteins, close)
     chosen = choose_families(families, proteins)
@@ -226,10 +226,10 @@ def make_sample(source: Path, out: Path, threads: int) -> dict[str, float]:
         needed = TRAIN_PROTEINS + VAL_PROTEINS
         raise UserError(f"{source}: {sum(map(len, chosen))} proteins in families; the sample needs {needed}")
     held_out = hold_out(chosen, {accession: index for index, group in enumerate(groups) for accession in group})
-    # Families stay together: gzip then finds relatives within its window of 32 KiB.
+    # Families stay together, so that gzip finds relatives within its window of 32 KiB.
     train = [proteins[accession] for family in chosen for accession in family if accession not in held_out]
     val = [proteins[accession] for family in chosen for accession in family if accession in held_out]
-    # A second, more sensitive search has the last word on the split.
+    # A second, more sensitive search checks the split.
     near = {hit.query for hit in search(val, train, sensitivity=7.5, threads=threads) if hit.is_close()}
     val = [protein for protein in val if protein.accession not in near]
     out.mkdir(parents=True, exist_ok=True)
@@ -249,7 +249,7 @@ def make_sample(source: Path, out: Path, threads: int) -> dict[str, float]:
 
 
 def count_residues(proteins: Sequence[Protein]) -> int:
-    """Number of residues in all."""
+    """Total number of residues."""
     return sum(len(protein.residues) for protein in proteins)
 
 

@@ -1,6 +1,6 @@
-"""Writing: FASTA files and Hugging Face datasets become MDS shards with a manifest.
+"""Converts FASTA files and Hugging Face datasets to MDS shards with a manifest.
 
-The path of a protein is ``fasta``/``rows`` (blocks of text) -> ``cleaning`` (record rules) -> ``records`` (split) ->
-``mds``, ``writing`` (shards) -> ``manifest``. ``parallel`` keeps the order whatever the number of threads, ``staging``
-publishes all or nothing, ``pipeline`` puts it together, ``convert`` is the way in. Nothing here imports torch.
+A protein passes through ``fasta`` or ``rows`` (blocks of text) -> ``cleaning`` (record rules) -> ``split`` ->
+``writing`` (shards) -> ``manifest``. ``convert`` has the entry points, ``pipeline`` joins the steps, ``parallel`` keeps
+the order for any number of threads, and ``staging`` publishes all or nothing. Nothing here imports torch.
 """

@@ -1,4 +1,4 @@
-"""Work on several threads whose results come back in order, with a bounded number of tasks under way."""
+"""A lazy map over threads, with results in order and a bounded number of tasks in flight."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _SPARE_TASKS = 1
-"""Tasks waiting beyond one per thread, so that none idles while the next task is made."""
+"""Tasks queued beyond one per thread, so that no thread idles while the next task is made."""
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(function: Callable[[Task], Result], tasks: Iterable[Task], threads: int) -> Iterator[Result]:
-    """A lazy ``map`` on threads, with results in the order of the tasks.
+    """Maps lazily over threads, with results in the order of the tasks.
 
-    Threads, because what takes long here (compression, hashing, writing) lets other threads run, and because handing
-    shards to processes costs as much as making them. The tasks are made in the caller's thread meanwhile.
+    Threads suffice: the slow steps (compression, hashing, writing) let other threads run, and passing shards to
+    processes costs as much as making them. Meanwhile the caller's thread makes the next tasks.
 
     Args:
         function: Applied to each task.
-        tasks: The tasks, of which few more than ``threads`` are in memory at once.
-        threads: Number of threads; with 1 none is started.
+        tasks: The tasks; few more than ``threads`` are in memory at once.
+        threads: Number of threads, at least 1; 1 runs the tasks in the caller's thread.
 
     Yields:
         The results.

@@ -1,4 +1,4 @@
-"""The pipeline: sources -> cleaned proteins -> shards and manifest, all or nothing, the same for any parallelism."""
+"""The conversion: sources -> cleaned proteins -> shards and manifest; all or nothing, and the same on any threads."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from plm_composer import __version__
 from plm_composer.errors import UserError
 from plm_composer.shards.inputs.clusters import ClusterTable
-from plm_composer.shards.inputs.records import SPLITS, VAL, ParsedBlock, Records, parse_block
+from plm_composer.shards.inputs.records import ParsedBlock, Records, parse_block
 from plm_composer.shards.inputs.sources import Source
+from plm_composer.shards.inputs.split import SPLITS, VAL
 from plm_composer.shards.output.duplicates import RepeatFilter
 from plm_composer.shards.output.finishing import finish
 from plm_composer.shards.output.gathering import gather
 from plm_composer.shards.output.journal import Journal
-from plm_composer.shards.output.manifest import (
-    Manifest,
-    ShardSummary,
-)
+from plm_composer.shards.output.manifest import Manifest, ShardSummary
 from plm_composer.shards.output.remote import connect, is_remote, upload
 from plm_composer.shards.output.settings import Settings
 from plm_composer.shards.output.staging import staged_folder
@@ -48,20 +46,20 @@ def run(
     """Converts sources to MDS shards in a folder or an object store.
 
     Args:
-        sources: Inputs, those for validation first.
+        sources: The inputs, those for validation first.
         out: Folder or URL of the dataset.
-        settings: What decides the output.
-        clusters: Clusters of which none is torn apart; the sources' blocks must have names then.
-        processes: Shards compressed and written at once, on a thread each; with 1, no thread is started. By default
-            one for each core, 16 at most. The output does not depend on it.
+        settings: The settings that determine the output.
+        clusters: Clusters that the split keeps whole; the sources' blocks must then be ``NamedBlock``s.
+        processes: Number of threads that compress and write shards; 1 starts none. Default: one per core, 16 at
+            most. The output does not depend on it.
         overwrite: Whether to replace a dataset at ``out``.
-        progress: Whether to report on stderr.
+        progress: Whether to report progress on stderr.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        UserError: Whatever the user can mend: an input, the output, an argument, the disk.
+        UserError: An input, the output or an argument is unusable, or the disk is full.
     """
     if processes is None:
         processes = min(available_cores(), _MOST_DEFAULT_PROCESSES)
@@ -73,16 +71,12 @@ def run(
         folder = Path(scratch, "dataset")
         uploader = connect(str(out), folder, overwrite=overwrite)
         manifest = _run_local(sources, folder, settings, clusters, processes, overwrite, progress)
-        upload(uploader, str(out), folder, (lambda name: _say(f"uploaded {name}")) if progress else _be_silent)
+        upload(uploader, str(out), folder, (lambda name: _say(f"uploaded {name}")) if progress else None)
         return manifest
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _be_silent(_: str) -> None:
-    pass
 
 
 def _run_local(
@@ -96,7 +90,7 @@ def _run_local(
 ) -> Manifest:
     sizes = [source.size for source in sources]
     total = None if None in sizes else sum(size for size in sizes if size is not None)
-    journal = Journal(_fingerprint(sources, settings, clusters), _say if progress else _be_silent)
+    journal = Journal(_fingerprint(sources, settings, clusters), _say if progress else None)
     with staged_folder(out, overwrite=overwrite, keep_leftovers=journal.resume) as folder:
         journal.start()
         meter = Progress(total, shown=progress)
@@ -121,9 +115,7 @@ def _write_dataset(
     for split in SPLITS:
         (folder / split).mkdir(exist_ok=True)
     dropped: Counter[str] = Counter()
-    parse = partial(
-        parse_block, rules=settings.rules, val_threshold=int(settings.val_fraction * 2**64), clusters=clusters
-    )
+    parse = partial(parse_block, rules=settings.rules, val_fraction=settings.val_fraction, clusters=clusters)
 
     def write(shard: Shard) -> ShardSummary:
         return write_shard(shard, folder, settings.codec, journal.find(shard.split, shard.number))
@@ -156,7 +148,7 @@ def _drop_repeats(
     dropped: Counter[str],
     meter: Progress,
 ) -> Iterator[tuple[str, Records]]:
-    """Drops what only the order of all proteins can tell; yields splits and proteins of them."""
+    """Drops repeats and training proteins that are in validation; yields pairs of a split and its proteins."""
     repeats = RepeatFilter(against_val=any(source.split == VAL for source in sources), deduplicate=settings.deduplicate)
     for block in blocks:
         dropped.update(block.dropped)
@@ -175,9 +167,9 @@ def _cut(portions: Iterable[tuple[str, Records]], settings: Settings) -> Iterato
 
 
 def _fingerprint(sources: Sequence[Source], settings: Settings, clusters: ClusterTable | None) -> dict[str, Any]:
-    """What decides the output, for a conversion that is interrupted and continued."""
+    """Everything that determines the output; an interrupted conversion continues only if it is unchanged."""
     return {
-        "version": __version__,
+        "version": version("plm-composer"),
         **settings.to_dict(),
         "clusters": None if clusters is None else asdict(clusters.summary()),
         "inputs": [source.identity for source in sources],

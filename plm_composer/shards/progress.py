@@ -14,8 +14,8 @@ class Progress:
     """Counts bytes read and proteins kept.
 
     Args:
-        total_bytes: Size of all inputs; None when it is not known, and then nothing is estimated.
-        shown: Whether to show anything.
+        total_bytes: Size of all inputs in bytes; None if unknown, which leaves out the estimate of the time left.
+        shown: Whether to print anything.
     """
 
     def __init__(self, total_bytes: int | None, *, shown: bool = True) -> None:
@@ -37,16 +37,16 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     @property
     def rate(self) -> float:
-        """Proteins a second since the start."""
+        """Proteins per second since the start."""
         return self.proteins / max(self.seconds, 1e-9)
 
     def add_bytes(self, count: int) -> None:
-        """Bytes of input have been read."""
+        """Adds to the number of input bytes read."""
         self._bytes += count
         self._bar.update(count)
         if self._prints_lines and time.monotonic() > self._next_line:
@@ -54,7 +54,7 @@ class Progress:
             print(
                 tqdm.format_meter(
                     self._bytes,
-                    self._total_bytes,  # type: ignore[arg-type]  # None: no total, says tqdm's own documentation
+                    self._total_bytes,  # type: ignore[arg-type]  # tqdm documents None for an unknown total
                     self.seconds,
                     prefix="converting",
                     unit="B",
@@ -67,16 +67,16 @@ class Progress:
             )
 
     def add_proteins(self, count: int) -> None:
-        """Proteins have been kept."""
+        """Adds to the number of proteins kept."""
         self.proteins += count
         self._bar.set_postfix_str(self._postfix(), refresh=False)
 
     def close(self) -> None:
-        """Leaves the bar as it is."""
+        """Closes the bar, which stays on the screen."""
         self._bar.close()
 
     def report(self) -> None:
-        """Says how fast it went."""
+        """Prints the number of proteins, their rate and the time."""
         if self._shown:
             print(f"{self._postfix()}, {self.seconds:,.1f} s", file=sys.stderr)
 

@@ -1,11 +1,11 @@
-"""FASTA to MDS shards on Spark: the same shards and manifest as on one machine, to the byte.
+"""Converts FASTA to MDS shards on Spark: the same shards and manifest as on one machine, to the byte.
 
-One task for each input reads it in blocks, which Spark spreads over the cluster to be cleaned. The driver gets the
-length and the hash of each protein, 16 bytes, and decides from these what only the order of all can tell: repeats, and
-where shards begin. Each shard then is put together, compressed and written by one task.
+One task per input reads it in blocks, which Spark spreads over the cluster for cleaning. The driver gets the length and
+the hash of each protein, 16 bytes, and decides from them what depends on the order of all proteins: repeats and shard
+boundaries. One task per shard then assembles, compresses and writes it.
 
-``streaming``'s ``dataframe_to_mds`` cannot do that: it cuts shards where a partition of Spark ends, numbers folders by
-attempts of tasks (a retried one leaves its folder behind), knows no manifest, and takes proteins one by one.
+``streaming``'s ``dataframe_to_mds`` cannot do that: it cuts shards at the ends of Spark's partitions, names folders by
+task attempt (a retried task leaves its folder behind), writes no manifest, and takes proteins one by one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from plm_composer.files.mds import SIZE_BYTES
 from plm_composer.shards.convert import settings_for
 from plm_composer.shards.inputs.cleaning import Lengths
 from plm_composer.shards.inputs.fasta import FastaBlock, FastaSource
-from plm_composer.shards.inputs.records import SPLITS, TRAIN, VAL, ParsedBlock, Records, parse_block
+from plm_composer.shards.inputs.records import ParsedBlock, Records, parse_block
 from plm_composer.shards.inputs.sources import SourceSummary
+from plm_composer.shards.inputs.split import SPLITS, TRAIN, VAL
 from plm_composer.shards.inputs.streams import STDIN, HashedFile, open_input
 from plm_composer.shards.output.duplicates import RepeatFilter
 from plm_composer.shards.output.finishing import finish
@@ -39,7 +40,7 @@ from plm_composer.shards.output.staging import staged_folder
 from plm_composer.shards.output.writing import Shard, ShardCutter, write_shard
 
 BlockKey = tuple[int, int]
-"""Number of the input, and of the block in it: their order is that of the proteins."""
+"""Number of the input, and of the block in it; sorting by it gives the order of the proteins."""
 Input = tuple[int, str, str]
 """Number, path and split."""
 _Places = npt.NDArray[np.int64]
@@ -49,14 +50,14 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class _Failure:
-    """A ``UserError`` of a task; thrown, Spark would bury it in a traceback of its own."""
+    """A task's ``UserError``, returned rather than raised: Spark would bury an exception in its own traceback."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What becomes of the proteins of one split in a block: which are kept (None: all), and the place of the first."""
+    """For the proteins of one split in a block: which are kept (None: all), and the position of the first."""
 
     keep: npt.NDArray[np.bool_] | None
     first: int
@@ -75,35 +76,35 @@ def convert_fasta_on_spark(
     """Converts FASTA files to MDS shards on a Spark cluster.
 
     Args:
-        session: The ``SparkSession``. All its nodes must see the inputs and ``out`` at the same place.
+        session: The ``SparkSession``. All its nodes must see the inputs and ``out`` at the same path.
         inputs: Files, plain or compressed with gzip.
         out: Folder of the dataset.
         val_fraction: Share of ``inputs`` that goes to validation, see ``convert_fasta``.
-        val_inputs: Files whose proteins are the validation set.
-        settings: All else that decides the output.
+        val_inputs: Files of the validation set.
+        settings: The other settings that determine the output.
         overwrite: Whether to replace a dataset at ``out``.
 
     Returns:
         The manifest that was written.
 
     Raises:
-        UserError: Whatever the user can mend: an input, the output, an argument, the disk, the cluster.
+        UserError: An input, the output or an argument is unusable, the disk is full, or the cluster fails.
     """
     from py4j.protocol import Py4JJavaError
 
     settings = settings_for(settings, val_fraction, has_val=bool(val_inputs))
     paths = [(str(path), VAL) for path in val_inputs] + [(str(path), TRAIN) for path in inputs]
     if is_remote(out):
-        raise UserError(f"{out}: a cluster writes to a folder that all its nodes see; copy that to the store then")
+        raise UserError(f"{out}: a cluster writes to a folder that all its nodes see; copy that to the store")
     for path, split in paths:
         if path == STDIN:
             raise UserError("-: a cluster cannot read standard input; name files")
-        FastaSource(path, split)  # refuses what is not there
+        FastaSource(path, split)  # raises if the file cannot be opened
     try:
         with staged_folder(Path(out), overwrite=overwrite) as folder:
             return _convert(session.sparkContext, [(i, *path) for i, path in enumerate(paths)], folder, settings)
     except Py4JJavaError as error:
-        raise UserError(f"Spark gave up: {_cause(str(error.java_exception.getMessage()))}; see its log") from error
+        raise UserError(f"Spark failed: {_cause(str(error.java_exception.getMessage()))}; see its log") from error
 
 
 def _convert(context: Any, inputs: list[Input], folder: Path, settings: Settings) -> Manifest:
@@ -113,12 +114,12 @@ def _convert(context: Any, inputs: list[Input], folder: Path, settings: Settings
         (folder / split).mkdir()
     sources = context.parallelize(inputs, len(inputs)).map(_summarise)
     blocks = context.parallelize(inputs, len(inputs)).flatMap(_read)
-    parse = partial(parse_block, rules=settings.rules, val_threshold=int(settings.val_fraction * 2**64))
+    parse = partial(parse_block, rules=settings.rules, val_fraction=settings.val_fraction)
     tasks = 2 * context.defaultParallelism
-    # Needed twice; what does not fit into the memory of the cluster goes to its disks.
+    # Used twice; blocks that do not fit into the cluster's memory go to its disks.
     parsed = blocks.repartition(tasks).mapValues(partial(_try, parse)).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        parsed.count()  # all at once; the iterator below would have them parsed partition by partition
+        parsed.count()  # parses all partitions in parallel; the iterator below would parse one after another
         skeletons = dict(parsed.mapValues(_skeleton).toLocalIterator())
         dropped: Counter[str] = Counter()
         plans, starts = _plan(skeletons, settings, any(split == VAL for _, _, split in inputs), dropped)
@@ -137,13 +138,13 @@ def _convert(context: Any, inputs: list[Input], folder: Path, settings: Settings
 
 
 def _cause(message: str) -> str:
-    """The last line of a message that is no part of a trace: of a Python error in a task, the error itself."""
+    """The last line of a message that is not part of a trace; for a Python error in a task, the error itself."""
     lines = [line for line in message.splitlines() if line[:1].strip() and not line.startswith("Driver stacktrace")]
     return lines[-1] if lines else "no reason given"
 
 
 def _try(function: Callable[..., _Value], *arguments: Any) -> _Value | _Failure:
-    """Calls a function, unless its argument is a failure already."""
+    """Calls a function; returns its error, or an argument that is already a failure, as a ``_Failure``."""
     for argument in arguments:
         if isinstance(argument, _Failure):
             return argument
@@ -168,7 +169,7 @@ def _summarise(one: Input) -> SourceSummary | _Failure:
 def _hash_input(one: Input) -> SourceSummary:
     _, path, split = one
     with open_input(path) as raw:
-        file = HashedFile(raw, lambda _: None)
+        file = HashedFile(raw)
         for _ in file.chunks():
             pass
     return SourceSummary(Path(path).name, split, file.bytes_read, file.hexdigest())
@@ -196,10 +197,10 @@ def _skeleton(block: ParsedBlock | _Failure) -> ParsedBlock | _Failure:
 def _plan(
     skeletons: dict[BlockKey, ParsedBlock | _Failure], settings: Settings, has_val: bool, dropped: Counter[str]
 ) -> tuple[dict[tuple[BlockKey, str], _Plan], dict[str, _Places]]:
-    """Goes through all proteins in order, as one machine does, by their lengths and hashes alone.
+    """Plans repeats and shard boundaries as one machine would, from lengths and hashes in the order of the proteins.
 
     Returns:
-        A plan for each split of a block, and for each split the places where its shards start, and its end.
+        The plan of each pair of block and split; and for each split the first position of each shard, and its end.
     """
     repeats = RepeatFilter(against_val=has_val, deduplicate=settings.deduplicate)
     cutters = {split: ShardCutter(split, int(settings.shard_size * 2**20)) for split in SPLITS}
@@ -226,7 +227,7 @@ def _pieces(
     plans: dict[tuple[BlockKey, str], _Plan],
     starts: dict[str, _Places],
 ) -> Iterator[tuple[int, tuple[BlockKey, bytes, Lengths]]]:
-    """Cuts a block where shards begin; yields the code of a shard, and the block's part of it."""
+    """Cuts a block at shard boundaries; yields the code of each shard, and the block's part of it."""
     for split, records in block.records.items():
         plan = plans[key, split]
         if plan.keep is not None:
@@ -249,7 +250,7 @@ def _write_pieces(folder: Path, compression: str | None, code: int, pieces: Any)
     number, split = code // len(SPLITS), SPLITS[code % len(SPLITS)]
     ordered = sorted(pieces, key=lambda piece: piece[0])
     shard = Shard(split, number, [samples for _, samples, _ in ordered], np.concatenate([n for _, _, n in ordered]))
-    # Spark may run a task twice at once and kill the slower: only whole files get their name.
+    # Spark may run a task twice at once and kill the slower one: only complete files get their final name.
     with tempfile.TemporaryDirectory(dir=folder, prefix=_ATTEMPT) as attempt:
         Path(attempt, split).mkdir()
         summary = write_shard(shard, Path(attempt), compression)

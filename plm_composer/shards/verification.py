@@ -1,4 +1,4 @@
-"""Is a dataset what its manifest says? Every shard is read, unpacked and compared with its hashes."""
+"""Checks a dataset against its manifest: reads and unpacks every shard and compares it with its hashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DOWNLOADS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not what the manifest or an index says, and what is wrong with it."""
+    """A file that differs from the manifest or an index, and how."""
 
     file: str
     problem: str
@@ -31,13 +31,13 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """The result of a check.
 
     Args:
-        digest: The dataset's, from its manifest.
+        digest: Digest of the dataset, from its manifest.
         shards: Number of shards.
         proteins: Number of proteins.
-        damaged: What is wrong; empty if nothing is.
+        damaged: The damaged files; empty if there are none.
     """
 
     digest: str
@@ -46,23 +46,23 @@ class Verification:
     damaged: list[Damage]
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One shard: its name below the dataset, and its entry in the index."""
+    """One shard: its path in the dataset, and its entry in the index."""
 
     name: str
     entry: Mapping[str, Any]
 
 
 class _Unavailable(Exception):
-    """A file that is not there. The message says why."""
+    """A file cannot be read. The message says why."""
 
 
-def verify(data: str, on_shard: Callable[[str], object] = lambda _: None) -> Verification:
+def verify(data: str, on_shard: Callable[[str], object] | None = None) -> Verification:
     """Compares a dataset with its manifest.
 
     A remote dataset is downloaded shard by shard and not kept.
@@ -72,7 +72,7 @@ def verify(data: str, on_shard: Callable[[str], object] = lambda _: None) -> Ver
         on_shard: Called with the name of each shard that has been read.
 
     Returns:
-        What was found.
+        The damaged files, and what was checked.
 
     Raises:
         UserError: There is no dataset, no manifest, or the store cannot be reached.
@@ -90,14 +90,15 @@ def verify(data: str, on_shard: Callable[[str], object] = lambda _: None) -> Ver
             except _Unavailable as error:
                 damaged.append(Damage(name, str(error)))
             except (ValueError, KeyError, TypeError, AttributeError):
-                damaged.append(Damage(name, "is no index of shards"))
+                damaged.append(Damage(name, "is not an index of shards"))
             else:
                 if digest != summary.digest:
                     damaged.append(Damage(name, f"is not the index that {MANIFEST_NAME} was written for"))
 
         def check(task: _Task) -> Damage | None:
             problem = _problem(task, fetch, keep=not is_remote(data))
-            on_shard(task.name)
+            if on_shard is not None:
+                on_shard(task.name)
             return Damage(task.name, problem) if problem else None
 
         threads = _DOWNLOADS_AT_ONCE if is_remote(data) else available_cores()
@@ -125,9 +126,9 @@ def _problem(task: _Task, fetch: Callable[[str], Path], *, keep: bool) -> str | 
     if packed:
         content = zstd.decompress(content)
         unpacked = path.with_name(raw["basename"])
-        # What training unpacked beside the stored shard is read in its place.
+        # Training reads an unpacked copy beside the stored shard in place of the shard.
         if unpacked.exists() and _difference(unpacked.read_bytes(), raw):
-            return f"its unpacked copy {raw['basename']} is damaged; remove that, and it is unpacked again"
+            return f"its unpacked copy {raw['basename']} is damaged; remove it, and it is unpacked again"
     return _difference(content, raw)
 
 
@@ -136,7 +137,7 @@ def _difference(content: bytes, info: Mapping[str, Any]) -> str | None:
         return f"has {len(content):,} bytes instead of {info['bytes']:,}"
     expected = info["hashes"].get("xxh64")
     if expected is not None and xxhash.xxh64_hexdigest(content) != expected:
-        return "has other bytes than were written: its hash differs"
+        return "is not what was written: its hash differs"
     return None
 
 
@@ -149,7 +150,7 @@ def _manifest(data: str, fetch: Callable[[str], Path]) -> Manifest:
 
 @contextlib.contextmanager
 def _fetcher(data: str) -> Iterator[Callable[[str], Path]]:
-    """Gives a function that has a file of the dataset on the disk, and raises ``_Unavailable`` if it cannot."""
+    """Gives a function from a file's name to its local path; it downloads if needed, and may raise ``_Unavailable``."""
     if not is_remote(data):
 
         def find(name: str) -> Path:
@@ -167,7 +168,7 @@ def _fetcher(data: str) -> Iterator[Callable[[str], Path]]:
             try:
                 download(f"{data.rstrip('/')}/{name}", path)
             except UserError as error:
-                raise _Unavailable(f"cannot be had: {error}") from error
+                raise _Unavailable(f"cannot be fetched: {error}") from error
             return path
 
         yield fetch

@@ -16,11 +16,11 @@ from composer import Callback, Logger, State, Trainer
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.callbacks import CALLBACKS
-from plm_composer.config.merge import load_config
 from plm_composer.config.schema import TrainConfig
-from plm_composer.run.checks import check_config
 from plm_composer.run.datasets import find_places
-from plm_composer.run.train import make_trainer
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
+from plm_composer.run.trainer import make_trainer
 from plm_composer.run_folder import RunFolder
 from tests.commands import REPOSITORY, TINY
 
@@ -79,11 +79,11 @@ def small_training(shards: Path, *overrides: str) -> Iterator[Training]:
     CALLBACKS["batch_watcher"] = BatchWatcher
     try:
         config = config_of(shards, "callbacks.batch_watcher={}", *overrides)
-        check_config(config)
+        parts = make_parts(config)
         folder = RunFolder(Path(config.run_folder))
         folder.path.mkdir(exist_ok=True)
         ledger = Ledger(None, math.inf, time.time())
-        trainer = make_trainer(config, find_places(config, config.data.local), folder, ledger)
+        trainer = make_trainer(parts, find_places(config, config.data.local), folder, ledger)
     finally:
         del CALLBACKS["batch_watcher"]
     watcher = next(callback for callback in trainer.state.callbacks if isinstance(callback, BatchWatcher))

@@ -10,7 +10,7 @@ from composer.algorithms.low_precision_layernorm.low_precision_layernorm import 
 
 from plm_composer.algorithms import ALGORITHMS, COMBINATION_CHECKS, REFUSED_ALGORITHMS
 from plm_composer.errors import UserError
-from plm_composer.run.checks import check_config
+from plm_composer.run.parts import make_parts
 from tests.algorithms.small_training import config_of, small_training
 
 
@@ -30,7 +30,7 @@ from tests.algorithms.small_training import config_of, small_training
 )
 def test_they_are_one_line(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        check_config(config_of(tmp_path, *overrides))
+        make_parts(config_of(tmp_path, *overrides))
     assert "\n" not in str(error.value)
 
 

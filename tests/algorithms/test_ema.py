@@ -57,7 +57,7 @@ def run(small_set: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *overrid
     config.run_folder = str(folder)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        code = train(config)
+        code = train(config).exit_code
     finally:
         signal.signal(signal.SIGTERM, before)
     return code, INSTANCES.pop()

@@ -9,7 +9,7 @@ import torch
 
 from plm_composer.algorithms.layer_freezing import LayerFreezing
 from plm_composer.errors import UserError
-from plm_composer.run.checks import check_config
+from plm_composer.run.parts import make_parts
 from tests.algorithms.small_training import config_of, same_weights, small_training
 
 FREEZING = "algorithms.layer_freezing={freeze_start: 0.3dur, freeze_level: 1.0}"
@@ -67,4 +67,4 @@ def test_impossible_values_are_one_line(arguments: dict, message: str) -> None:
 
 def test_sharded_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="layer_freezing is not supported under FSDP2"):
-        check_config(config_of(tmp_path, FREEZING, "fsdp_config={}"))
+        make_parts(config_of(tmp_path, FREEZING, "fsdp_config={}"))

@@ -52,7 +52,7 @@ def test_rates_above_the_collators_are_one_line() -> None:
         ({"final_rate": 1.5}, "final_rate is 1.5"),
         ({"t_end": "1.5dur"}, "at most 1dur"),
         ({"t_end": "0ba"}, "above 0"),
-        ({"t_end": "9sec"}, "by the clock"),
+        ({"t_end": "9sec"}, "by clock time"),
         ({"t_end": "soon"}, "write a number and a unit"),
         ({"t_end": 500}, "write a number and a unit"),
         ({"shape": "cubic"}, "choose from linear, cosine"),

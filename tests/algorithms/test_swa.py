@@ -9,7 +9,7 @@ import torch
 
 from plm_composer.algorithms.swa import StochasticWeightAveraging
 from plm_composer.errors import UserError
-from plm_composer.run.checks import check_config
+from plm_composer.run.parts import make_parts
 from tests.algorithms.small_training import config_of, same_weights, small_training
 
 SWA = "algorithms.swa={update_interval: 1ba, swa_start: 0.5dur, swa_end: 1dur}"
@@ -57,10 +57,10 @@ def test_impossible_values_are_one_line(arguments: dict, message: str) -> None:
 )
 def test_it_is_refused_where_it_fails(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_config(config_of(tmp_path, SWA, *overrides))
+        make_parts(config_of(tmp_path, SWA, *overrides))
 
 
 def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("composer.utils.dist.get_world_size", lambda: 2)
     with pytest.raises(UserError, match="cannot be resumed on several processes"):
-        check_config(config_of(tmp_path, SWA))
+        make_parts(config_of(tmp_path, SWA))

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from plm_composer.config.merge import load_config, parse_config, to_yaml
+from plm_composer.config.merge import parse_config, to_yaml
 from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
 from plm_composer.inference.load import load_trained
+from plm_composer.run.load import load_config
 from tests.commands import REPOSITORY, TEST_TOKEN
 
 YAML = REPOSITORY / "yamls" / "esm2_small.yaml"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from plm_composer.config.merge import load_config
 from plm_composer.errors import UserError
-from plm_composer.run.checks import check_config
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore:FSDP2")]
 
@@ -75,7 +75,7 @@ def test_no_yaml_ends_in_another_exception(repository: Path, tmp_path: Path) -> 
         change = generator.choice([_change_values, _change_bytes])
         path.write_text(change(generator.choice(texts), generator))
         try:
-            check_config(load_config(path))
+            make_parts(load_config(path))
         except UserError as error:
             refused += 1
             assert len(str(error).splitlines()) == 1, f"seed {seed}: {error}"

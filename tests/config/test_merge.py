@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from plm_composer.config.argument_types import is_text
-from plm_composer.config.merge import load_config, parse_config, read_resolved, to_yaml
+from plm_composer.config.merge import explain_key, parse_config, read_resolved, to_yaml
 from plm_composer.config.recipe_search import describe_recipes
 from plm_composer.config.schema import DataConfig, TrainConfig
 from plm_composer.errors import UserError
-from plm_composer.run.checks import check_config, model_config
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
 
 BASE = """
 model: {name: esm2_8m}
@@ -39,6 +40,53 @@ def test_later_layers_win(run_yaml: Path) -> None:
     assert (config.max_duration, config.data.crop_length) == ("5ba", 64)
     assert load_config(run_yaml, ["recipe=padded,fast"]).seed == 2
     assert load_config(run_yaml, ["recipe=fast", "seed=9"]).seed == 9
+
+
+def test_a_yaml_wins_over_its_recipe_and_the_command_line_over_all(run_yaml: Path) -> None:
+    run_yaml.write_text(f"recipe: fast,padded\nseed: 5\n{BASE}")
+    config = load_config(run_yaml)
+    assert (config.seed, config.precision, config.data.batch_format) == (5, "amp_bf16", "padded")
+    assert (config.recipe, config.run_name) == ("fast,padded", "tiny-fast-padded")
+    # A recipe of the command line lies over the YAML, whose own recipe stays below it.
+    config = load_config(run_yaml, ["recipe=fast"])
+    assert (config.seed, config.data.batch_format, config.recipe) == (2, "padded", "fast,padded,fast")
+    assert load_config(run_yaml, ["recipe=fast", "seed=9"]).seed == 9
+
+
+def test_a_yaml_may_name_the_model_that_its_recipe_changes(run_yaml: Path) -> None:
+    recipe = run_yaml.parent / "recipes" / "normed.yaml"
+    recipe.write_text("model: {qk_norm: true}\noptimizer: {name: muon, lr: 0.02}\n")
+    run_yaml.write_text("recipe: normed\nmodel: {name: esm2_8m}\ndata: {fasta: sample}\n")
+    config = load_config(run_yaml)
+    assert config.model == {"name": "esm2_8m", "qk_norm": True}
+    assert config.optimizer == {"name": "muon", "lr": 0.02}
+    # Another optimizer of the YAML's own replaces the recipe's, arguments and all.
+    run_yaml.write_text(f"recipe: normed\n{BASE}")
+    assert load_config(run_yaml).optimizer == {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.98]}
+
+
+def test_a_value_is_explained_by_its_layers(run_yaml: Path) -> None:
+    run_yaml.write_text(f"recipe: padded\nbudget: 5min\n{BASE}")
+    recipes = run_yaml.parent / "recipes"
+    overrides = ["recipe=fast", "optimizer={name: sgd, lr: 1}", "max_duration=7ba"]
+
+    def explained(key: str) -> list[tuple[str, object]]:
+        return explain_key(run_yaml, overrides, key)
+
+    yaml = str(run_yaml)
+    assert explained("seed") == [("default", 17), (str(recipes / "padded.yaml"), 3), (str(recipes / "fast.yaml"), 2)]
+    assert explained("optimizer.lr") == [(yaml, 1e-3), ("command line", 1)]
+    # What a layer takes away is told as well.
+    assert explained("optimizer.betas") == [(yaml, [0.9, 0.98]), ("command line", None)]
+    assert explained("budget") == [("default", None), (yaml, "5min"), ("command line", None)]
+    assert explained("optimizer")[-1] == ("command line", {"name": "sgd", "lr": 1})
+    for key, hint in (
+        ("sead", "did you mean 'seed'"),
+        ("optimizer.mu", "choose from"),
+        ("loggers.wandb.tags", "wandb"),
+    ):
+        with pytest.raises(UserError, match=f"--explain {key}: nothing sets it|{hint}"):
+            explained(key)
 
 
 def test_a_recipe_may_be_a_path(run_yaml: Path) -> None:
@@ -81,7 +129,7 @@ def test_a_pretrained_model_replaces_the_preset(run_yaml: Path) -> None:
 def test_null_switches_a_component_off(run_yaml: Path) -> None:
     config = load_config(run_yaml, ["algorithms.gradient_clipping=null"])
     assert config.algorithms == {"gradient_clipping": None}
-    check_config(config)
+    make_parts(config)
 
 
 def test_the_resolved_config_reads_back(run_yaml: Path) -> None:
@@ -90,13 +138,13 @@ def test_the_resolved_config_reads_back(run_yaml: Path) -> None:
 
 
 def test_token_dropout_follows_the_masking(run_yaml: Path) -> None:
-    assert model_config(load_config(run_yaml)).token_dropout_mask_rate == pytest.approx(0.12)
+    assert make_parts(load_config(run_yaml)).model.token_dropout_mask_rate == pytest.approx(0.12)
     overrides = ["data.mask_rate=0.25", "data.mask_token_fraction=1.0", "data.random_token_fraction=0.0"]
-    assert model_config(load_config(run_yaml, overrides)).token_dropout_mask_rate == pytest.approx(0.25)
+    assert make_parts(load_config(run_yaml, overrides)).model.token_dropout_mask_rate == pytest.approx(0.25)
 
 
 def test_model_fields_override_the_preset(run_yaml: Path) -> None:
-    config = model_config(load_config(run_yaml, ["model.num_hidden_layers=2", "model.qkv_bias=false"]))
+    config = make_parts(load_config(run_yaml, ["model.num_hidden_layers=2", "model.qkv_bias=false"])).model
     assert (config.num_hidden_layers, config.qkv_bias, config.hidden_size) == (2, False, 320)
 
 
@@ -250,13 +298,13 @@ def test_null_and_numbers_stay_what_they_are(run_yaml: Path) -> None:
     assert (config.data.val_split, config.max_duration, config.optimizer["lr"]) == (None, 3, 1e-4)
     assert config.save_interval == 10
     with pytest.raises(UserError, match="eval_interval is '12:30'"):
-        check_config(load_config(run_yaml, ["eval_interval=12:30"]))
+        make_parts(load_config(run_yaml, ["eval_interval=12:30"]))
 
 
 @pytest.mark.parametrize(("override", "message"), WRONG.items())
 def test_a_wrong_override_is_one_clear_line(run_yaml: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        check_config(load_config(run_yaml, [override]))
+        make_parts(load_config(run_yaml, [override]))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -275,7 +323,7 @@ def test_a_wrong_override_is_one_clear_line(run_yaml: Path, override: str, messa
 def test_a_wrong_file_is_one_clear_line(run_yaml: Path, content: str, message: str) -> None:
     run_yaml.write_text(content)
     with pytest.raises(UserError) as error:
-        check_config(load_config(run_yaml))
+        make_parts(load_config(run_yaml))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -283,7 +331,7 @@ def test_a_wrong_file_is_one_clear_line(run_yaml: Path, content: str, message: s
 def test_a_schedule_that_ends_before_the_run_is_refused(run_yaml: Path) -> None:
     schedule = "scheduler={name: linear_with_warmup, t_warmup: 1ba, t_max: 0.9dur}"
     with pytest.raises(UserError, match="scheduler: t_max 90ba must be"):
-        check_config(load_config(run_yaml, [schedule, "max_duration=100ba"]))
+        make_parts(load_config(run_yaml, [schedule, "max_duration=100ba"]))
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
@@ -303,7 +351,7 @@ def test_every_yaml_and_recipe_of_the_project_is_valid(repository: Path) -> None
     for path in yamls:
         assert path.read_text().startswith("# ")
         for recipe in [None, *recipes]:
-            check_config(load_config(path, [f"recipe={recipe.stem}"] if recipe else []))
+            make_parts(load_config(path, [f"recipe={recipe.stem}"] if recipe else []))
 
 
 def test_a_recipe_that_masks_masks_alike_over_any_other(repository: Path) -> None:

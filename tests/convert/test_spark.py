@@ -129,7 +129,7 @@ def test_the_command(tmp_path):
 def test_a_node_without_the_package_is_one_line(tmp_path, session, monkeypatch):
     (tmp_path / "x.fasta").write_text(">a\nMKV\n")
     monkeypatch.setattr(session.sparkContext, "pythonExec", str(write_bare_python(tmp_path)))
-    with pytest.raises(UserError, match="Spark gave up: ModuleNotFoundError: No module named ") as caught:
+    with pytest.raises(UserError, match="Spark failed: ModuleNotFoundError: No module named ") as caught:
         convert_fasta_on_spark(session, [tmp_path / "x.fasta"], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("out*"))

@@ -134,5 +134,5 @@ def test_microbatches_are_as_full_as_the_bound_allows() -> None:
 
 
 def test_a_protein_beyond_the_bound_is_named() -> None:
-    with pytest.raises(UserError, match=r"one protein has 5 tokens; set it to data\.crop_length"):
+    with pytest.raises(UserError, match=r"one protein has 5 tokens; set it to at least data\.crop_length"):
         split_by_tokens(pack(TOKENS, LABELS, LENGTHS), 4)

@@ -13,10 +13,10 @@ from streaming import MDSWriter
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import torch_save_to_dcp
 
-from plm_composer.config.merge import load_config
 from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
 from plm_composer.inference.load import load_trained
+from plm_composer.run.load import load_config
 from tests.commands import REPOSITORY, TINY, run_in
 
 

@@ -9,13 +9,27 @@ import torch
 import torch.distributed as dist
 from composer.distributed.prepare_distributed import parallelize_composer_model
 
-from plm_composer.config.schema import TrainConfig
+from plm_composer.config.schema import DataConfig, TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.hardware.sharding import make_sharding
-from plm_composer.run.train import make_model
+from plm_composer.run.parts import make_parts
+from plm_composer.run.trainer import make_model
 
 SHAPE = {"name": "esm2_3b", "num_hidden_layers": 2, "hidden_size": 1280, "intermediate_size": 5120}
 """ESM2-3B's, shortened and of half its width: 164 MB of weights."""
+
+
+def sharded_model(model: dict[str, Any], fsdp_config: dict[str, Any] | None = None) -> torch.nn.Module:
+    """A run's model, in fp32 on the CPU."""
+    config = TrainConfig(
+        model=model,
+        data=DataConfig(local="shards"),
+        optimizer={"name": "adamw", "lr": 1e-3},
+        precision="fp32",
+        device="cpu",
+        fsdp_config=fsdp_config,
+    )
+    return make_model(make_parts(config))
 
 
 def test_without_degrees_all_processes_share_one_copy() -> None:
@@ -64,15 +78,12 @@ def work(rank: int, folder: Path) -> None:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-        config = TrainConfig(model=SHAPE, fsdp_config={}, precision="fp32")
         # What is imported at the first use is not the model's.
         small = {**SHAPE, "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
-        parallelize_composer_model(
-            make_model(TrainConfig(model=small, fsdp_config={}, precision="fp32"), "cpu"), None, make_sharding({}, 2)
-        )
+        parallelize_composer_model(sharded_model(small, {}), None, make_sharding({}, 2))
         before = peak()
         torch.manual_seed(1)
-        model = make_model(config, "cpu")
+        model = sharded_model(SHAPE, {})
         parallelize_composer_model(model, None, make_sharding({}, 2))
         held = peak() - before
         weights = {name: value.full_tensor() for name, value in model.state_dict().items()}
@@ -89,7 +100,7 @@ def test_no_process_holds_the_model_twice_and_only_one_holds_it_whole(
     torch.multiprocessing.spawn(work, args=(tmp_path,), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.manual_seed(1)
-    plain = make_model(TrainConfig(model=SHAPE, precision="fp32"), "cpu").state_dict()
+    plain = sharded_model(SHAPE).state_dict()
     for result in (first, second):
         assert result["weights"].keys() == plain.keys()
         assert all(torch.equal(result["weights"][name], value) for name, value in plain.items())

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from plm_composer.model.config import ESM2Config, drop_rates, keep_probability, training_flops
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.cost import training_flops
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.layer_drop import draw_kept
+from plm_composer.model.layer_drop import draw_kept, drop_rates, keep_probability
 from plm_composer.model.parallelize import parallelize
 from tests.model.small_models import SMALL, VARIANTS, close, inputs, make_batch, make_model
 

@@ -16,9 +16,9 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from plm_composer.errors import UserError
-from plm_composer.model.config import ESM2Config, parameter_count, training_flops
-from plm_composer.model.esm2 import ESM2
-from plm_composer.model.feed_forward import ESM2FeedForward
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.cost import parameter_count, training_flops
+from plm_composer.model.esm2 import ESM2, ESM2FeedForward
 from plm_composer.model.parallelize import parallelize
 from tests.model.small_models import SMALL, VARIANTS, close, inputs, make_batch, make_model
 

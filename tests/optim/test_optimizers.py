@@ -16,7 +16,7 @@ from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
 from plm_composer.optim import OPTIMIZERS
-from plm_composer.run.checks import check_config
+from plm_composer.run.parts import make_parts
 from tests.optim.tiny_training import ARGUMENTS, tiny_model, tiny_optimizer
 
 
@@ -108,17 +108,17 @@ def config(**sections: object) -> TrainConfig:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_arguments_are_checked_although_the_library_takes_any(name: str) -> None:
-    check_config(config(optimizer={"name": name, **ARGUMENTS[name]}))
+    make_parts(config(optimizer={"name": name, **ARGUMENTS[name]}))
     with pytest.raises(UserError, match=r"optimizer\.weight_dekay: there is no such argument"):
-        check_config(config(optimizer={"name": name, **ARGUMENTS[name], "weight_dekay": 0.1}))
+        make_parts(config(optimizer={"name": name, **ARGUMENTS[name], "weight_dekay": 0.1}))
 
 
 def test_soap_is_refused_where_it_cannot_shard() -> None:
     soap = {"name": "soap", "lr": 1e-3}
     with pytest.raises(UserError, match="'soap' is refused with fsdp_config: it needs whole gradients"):
-        check_config(config(optimizer=soap, fsdp_config={}))
+        make_parts(config(optimizer=soap, fsdp_config={}))
     with pytest.raises(UserError, match="more than two dimensions"):
-        check_config(config(optimizer={**soap, "merge_dims": True}))
+        make_parts(config(optimizer={**soap, "merge_dims": True}))
 
 
 def one_parameter(name: str, start: Tensor, gradients: list[Tensor], **arguments: object) -> Tensor:

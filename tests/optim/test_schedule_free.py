@@ -19,7 +19,7 @@ from plm_composer.inference.load import load_trained
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.optim import OPTIMIZERS
 from plm_composer.optim.schedule_free import average_checkpoint, averaged_weights
-from plm_composer.run.checks import check_config
+from plm_composer.run.parts import make_parts
 from tests.optim.tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 
 NAME = "schedule_free_adamw"
@@ -134,11 +134,11 @@ def test_what_would_undo_the_averaging_is_refused(changes: dict[str, object], me
     config = TrainConfig()
     config.model, config.data.fasta, config.global_train_batch_size = {"name": "esm2_8m"}, "sample", 8
     config.optimizer, config.scheduler = {"name": NAME, "lr": 1e-3}, {"name": "constant_with_warmup", "t_warmup": "1ba"}
-    check_config(config)
+    make_parts(config)
     for key, value in changes.items():
         setattr(config, key, value)
     with pytest.raises(UserError, match=message):
-        check_config(config)
+        make_parts(config)
 
 
 def test_the_export_and_plm_take_the_average(run_command, small_set, repository, tiny, tmp_path) -> None:

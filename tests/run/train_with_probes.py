@@ -13,10 +13,11 @@ from composer import Callback, Logger, State
 from composer.utils import dist
 
 from plm_composer.callbacks import CALLBACKS
-from plm_composer.config.merge import load_config
 from plm_composer.data.batches import count_proteins, split
 from plm_composer.errors import run_command
-from plm_composer.run import train as training
+from plm_composer.run import trainer
+from plm_composer.run.load import load_config
+from plm_composer.run.train import train
 
 
 class BatchRecorder(Callback):
@@ -74,9 +75,9 @@ CALLBACKS["stall"] = Stall
 def main() -> int | None:
     arguments = sys.argv[1:]
     if arguments[0] == "--without-batch-seed":
-        training.BatchSeed = lambda seed: Callback()
+        trainer.BatchSeed = lambda seed: Callback()
         arguments = arguments[1:]
-    return training.train(load_config(arguments[0], arguments[1:]))
+    return train(load_config(arguments[0], arguments[1:])).exit_code
 
 
 if __name__ == "__main__":

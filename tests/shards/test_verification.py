@@ -60,7 +60,7 @@ def test_a_changed_index_is_named(dataset):
     index.write_text(json.dumps(content))
     assert "is not the index that manifest.json was written for" in problems(dataset)["train/index.json"]
     index.write_text("{}")
-    assert problems(dataset)["train/index.json"] == "is no index of shards"
+    assert problems(dataset)["train/index.json"] == "is not an index of shards"
     index.unlink()
     assert problems(dataset)["train/index.json"] == "is missing"
 

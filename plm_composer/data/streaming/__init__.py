@@ -1,1 +1,1 @@
-"""Reading shards: the StreamingDataset, and what it corrects of streaming."""
+"""Reads shards: the StreamingDataset, and corrections of streaming."""

@@ -1,4 +1,4 @@
-"""A Stream whose errors name the shard, and which can tell whether what lies on the disk is what was written."""
+"""A Stream whose errors name the shard, and which checks shards on the disk against their hashes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _STORED = "the stored shard is not what the converter wrote; see `plm verify`, a
 
 
 class ShardError(UserError):
-    """A shard that cannot be had, or is not what its dataset's index promises."""
+    """A shard cannot be fetched, or is not what its dataset's index says."""
 
 
 class CheckedStream(Stream):
-    """``streaming.Stream``, which checks downloads alone, with checks of what lies there already.
+    """``streaming.Stream`` checks only downloads; this one also checks files that are already on the disk.
 
-    Such are the shards of a local dataset, and what an earlier run left in the cache of a remote one, half written
-    perhaps. A damaged file in a cache is fetched again, once; a dataset's own files are never touched.
+    These are the shards of a local dataset, and files that an earlier run left in the cache of a remote one, perhaps
+    half written. A damaged file in a cache is fetched again, once; a dataset's own files are never touched.
     """
 
     def prepare_shard(self, shard: Reader) -> int:
-        """Fetches and unpacks a shard that is not there; compressed ones are compared with their hash.
+        """Fetches and unpacks a shard that is missing; compares compressed ones with their hash.
 
         Returns:
-            Change of the cache's size, bytes.
+            Change of the cache's size, in bytes.
 
         Raises:
-            ShardError: It cannot be had.
+            ShardError: The shard cannot be fetched, or is damaged.
         """
         try:
             try:
@@ -42,14 +42,14 @@ class CheckedStream(Stream):
                 if not freed:
                     raise
                 return int(super().prepare_shard(shard)) - freed
-        except Exception as error:  # every store's client has its own
+        except Exception as error:  # each store's client has its own exceptions
             raise ShardError(f"shard {self.name_of(shard)}: {self._explain(error)}") from error
 
     def is_intact(self, shard: Reader) -> bool:
-        """Whether the unpacked shard has the hash that the index promises; True where hashes are not looked at.
+        """Whether the unpacked shard has the hash in the index; True without ``validate_hash``.
 
         Raises:
-            FileNotFoundError: It is not there.
+            FileNotFoundError: The unpacked shard is missing.
         """
         if not self.validate_hash:
             return True
@@ -60,10 +60,10 @@ class CheckedStream(Stream):
         )
 
     def discard(self, shard: Reader) -> int:
-        """Removes those of a shard's files that can be had again: from the remote, or by unpacking.
+        """Removes those of a shard's files that can be made again, by a download or by unpacking.
 
         Returns:
-            Bytes that this freed; 0 where nothing could be removed.
+            Bytes freed; 0 if nothing could be removed.
         """
         freed = 0
         for raw, packed in shard.file_pairs:
@@ -75,10 +75,10 @@ class CheckedStream(Stream):
         return freed
 
     def ensure(self, shard: Reader) -> None:
-        """Prepares a shard and checks it, for a process that has the folder to itself.
+        """Prepares a shard and checks it, for a process that alone uses the folder.
 
         Raises:
-            ShardError: It cannot be had, or is damaged.
+            ShardError: The shard cannot be fetched, or is damaged.
         """
         self.prepare_shard(shard)
         if not self.is_intact(shard):
@@ -87,11 +87,11 @@ class CheckedStream(Stream):
             self.prepare_shard(shard)
 
     def damage(self, shard: Reader) -> ShardError:
-        """What to raise of a shard whose bytes differ."""
+        """The error for a shard whose bytes differ."""
         return ShardError(f"shard {self.name_of(shard)}: {_STORED}")
 
     def name_of(self, shard: Reader) -> str:
-        """Where a shard comes from: its URL or path."""
+        """URL or path of a shard."""
         raw, packed = shard.file_pairs[0]
         return "/".join(part for part in (self.remote or self.local, self.split, (packed or raw).basename) if part)
 

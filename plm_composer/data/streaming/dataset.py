@@ -1,4 +1,4 @@
-"""The StreamingDataset of proteins."""
+"""The StreamingDataset of proteins, which raises an error on every process if a shard cannot be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed
 from streaming import StreamingDataset
 from streaming.base.constant import CACHE_FILELOCK
-from streaming.base.dataset import _Iterator, _ShardState
+from streaming.base.dataset import _Iterator
 from streaming.base.world import World
 
 from plm_composer.data.batches import Batch
@@ -21,33 +21,31 @@ from plm_composer.data.streaming.checked_stream import CheckedStream, ShardError
 from plm_composer.data.streaming.leftovers import one_at_a_time, remove_leftovers
 from plm_composer.data.streaming.node_failure import FAILED, NodeFailure
 from plm_composer.data.streaming.reading import SEQUENCE_COLUMN
+from plm_composer.data.streaming.shard_retry import ensure_intact
 from plm_composer.errors import UserError, first_line
-
-_CHECKS = 8
-"""How often a shard is had again that is evicted before it can be read."""
 
 
 class StreamingProteinDataset(StreamingDataset):
-    """Streams proteins from MDS shards and crops and masks them.
+    """Streams whole proteins from MDS shards.
 
-    An item is a ``Protein``; ``collate`` makes a batch from several, and belongs into the DataLoader as its
-    ``collate_fn``: cropping and masking a whole batch at once is much cheaper than protein by protein. Crops and
-    masks are a pure function of (seed, epoch, sample_id, position), whatever the number of workers and ranks.
+    An item is a ``Protein``. The DataLoader takes ``collate`` as its ``collate_fn``, which crops and masks a whole
+    batch at once: much cheaper than protein by protein. Crops and masks are a pure function of (seed, epoch,
+    sample_id, position), whatever the number of workers and ranks.
 
     Args:
-        collator: How proteins become batches; its seed also shuffles.
-        local: Folder with the shards, or the cache of ``remote``.
-        remote: Where to stream from: ``s3://``, ``gs://``, ``hf://``, ... or a folder.
-        split: Subfolder of ``local`` and ``remote``.
+        collator: Makes batches from proteins; its seed is also the seed of the shuffle.
+        local: Folder of the shards, or cache of ``remote``.
+        remote: Address to stream from: ``s3://``, ``gs://``, ``hf://``, ... or a folder.
+        split: Subfolder of ``local`` and ``remote``; None for none.
         streams: Several datasets instead of one, by name, each with the arguments of ``streaming.Stream``
             (``local``, ``remote``, and one of ``proportion``, ``repeat`` or ``choose`` as its weight).
-        batch_size: Proteins of one device's batch.
-        shuffle: Whether to shuffle, anew in each epoch.
-        validate_hash: Hash against which shards are checked before they are read, local ones too, or None.
+        batch_size: Number of proteins in one device's batch.
+        shuffle: Whether to shuffle, differently in each epoch.
+        validate_hash: Hash by which shards, local ones too, are checked before they are read; None for no check.
         **arguments: Further arguments of ``streaming.StreamingDataset``, such as ``cache_limit``.
 
     Raises:
-        UserError: There is no dataset, or it is not one of proteins.
+        UserError: The dataset is missing or unreadable, or does not hold proteins.
     """
 
     def __init__(
@@ -80,15 +78,15 @@ class StreamingProteinDataset(StreamingDataset):
                 )
         except UserError:
             raise
-        except Exception as error:  # every store's client has its own
+        except Exception as error:  # each store's client has its own exceptions
             raise UserError(f"cannot read the dataset {_describe(named)}: {first_line(error)}") from error
         self._check_shards(_describe(named), validate_hash)
-        # Beside streaming's own files of this dataset, by the same rule for names.
+        # The file for failures lies beside streaming's lock file, and is named like it.
         lock = Path(self._cache_filelock_path)
-        report = lock.with_name(lock.name.replace(CACHE_FILELOCK, "failure"))
+        message_file = lock.with_name(lock.name.replace(CACHE_FILELOCK, "failure"))
         if World.detect().is_local_leader:
-            report.unlink(missing_ok=True)
-        self._node_failure = NodeFailure(self._shard_states, report)
+            message_file.unlink(missing_ok=True)
+        self._node_failure = NodeFailure(self._shard_states, message_file)
 
     def _check_shards(self, name: str, validate_hash: str | None) -> None:
         for shard in self.shards:
@@ -101,7 +99,7 @@ class StreamingProteinDataset(StreamingDataset):
             if validate_hash and validate_hash not in hashes:
                 raise UserError(
                     f"the dataset {name} has no {validate_hash} hashes but {', '.join(hashes) or 'none'}; write it "
-                    "again with hashes, or set data.validate_hash=null and have damage go unnoticed"
+                    "again with hashes, or set data.validate_hash=null, which leaves damage unnoticed"
                 )
 
     @property
@@ -110,74 +108,43 @@ class StreamingProteinDataset(StreamingDataset):
         return self.collator
 
     def get_item(self, sample_id: int, retry: int = 7) -> Protein:
-        """Reads one protein, whole and unmasked, with its coordinates.
+        """Reads one protein, whole and unmasked.
 
         Args:
-            sample_id: Index in the dataset.
-            retry: How often to download a shard that is gone again.
+            sample_id: Index of the protein in the dataset.
+            retry: Number of times to download a shard again that was evicted.
 
         Raises:
-            ShardError: Its shard cannot be had, or is damaged.
+            ShardError: The protein's shard cannot be fetched, or is damaged.
         """
         shard_id = int(self.spanner[sample_id][0])
         if shard_id not in self._checked:
-            self._check_shard(shard_id)
+            ensure_intact(self, shard_id, self._node_failure)
+            self._checked.add(shard_id)
         return self._draw(int(sample_id), self._epoch, retry)
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Has a shard there, and tells all processes of the node if it cannot be had.
+        """Fetches a shard; on failure, marks it as failed for all processes on the node.
 
         Args:
-            shard_id: Which.
-            blocking: Whether to wait where another process is fetching it.
+            shard_id: Index of the shard.
+            blocking: Whether to wait while another process fetches it.
 
         Raises:
-            ShardError: It cannot be had.
+            ShardError: The shard cannot be fetched.
         """
         try:
             super().prepare_shard(shard_id, blocking)
         except Exception as error:
             if self._cache_filelock.is_locked:
                 self._cache_filelock.release()
-            # Where another process told first, streaming only finds a state that it does not know.
+            # If another process reported first, streaming's error only says that it does not know the state.
             if self._shard_states[shard_id] != FAILED:
-                self._node_failure.tell(shard_id, first_line(error))
+                self._node_failure.report(shard_id, first_line(error))
             raise ShardError(self._node_failure.message()) from error
 
-    def _check_shard(self, shard_id: int) -> None:
-        """Compares a shard with its hash, once in each process, and replaces a damaged copy."""
-        stream, shard = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
-        for _ in range(_CHECKS):
-            self.prepare_shard(shard_id)
-            try:
-                if stream.is_intact(shard):
-                    self._checked.add(shard_id)
-                    return
-            except FileNotFoundError:  # evicted since
-                continue
-            self._discard(shard_id)
-        raise ShardError(f"shard {self._name_of(shard_id)}: is gone as soon as it is there; raise data.cache_limit")
-
-    def _discard(self, shard_id: int) -> None:
-        stream, shard = self.streams[self.stream_per_shard[shard_id]], self.shards[shard_id]
-        with self._cache_filelock:
-            # Another process may have been here, or be at it.
-            if self._shard_states[shard_id] != _ShardState.LOCAL or stream.is_intact(shard):
-                return
-            freed = stream.discard(shard)
-            if not freed:
-                damage = stream.damage(shard)
-                self._node_failure.tell(shard_id, str(damage))
-                raise damage
-            self.cache_usage -= freed
-            self._shard_states[shard_id] = _ShardState.REMOTE
-
-    def _name_of(self, shard_id: int) -> str:
-        name: str = self.streams[self.stream_per_shard[shard_id]].name_of(self.shards[shard_id])
-        return name
-
     def example(self, sample_id: int, epoch: int = 0) -> Batch:
-        """Crops and masks one protein as training does in the given epoch: a batch of one, to look at."""
+        """Makes a batch of one protein, cropped and masked as in training in the given epoch, for inspection."""
         return self.collator([self._draw(sample_id, epoch)])
 
     def _draw(self, sample_id: int, epoch: int, retry: int = 7) -> Protein:
@@ -188,22 +155,24 @@ class StreamingProteinDataset(StreamingDataset):
         """Iterates over this worker's share of the next epoch.
 
         Raises:
-            ShardError: A shard could not be had. (StreamingDataset itself ends the epoch without a word.)
+            ShardError: A shard could not be fetched. (StreamingDataset itself ends the epoch silently.)
         """
+        # Replaces the event of StreamingDataset.__iter__, which creates one only `if not hasattr(self, '_event')`.
         self._event = self._node_failure
         try:
             yield from super().__iter__()
         except RuntimeError as error:
             if self._node_failure.message() is None:
                 raise
-            raise ShardError(self._node_failure.message()) from error  # it only says that some thread failed
+            # streaming's own error only says that some thread failed.
+            raise ShardError(self._node_failure.message()) from error
         if (message := self._node_failure.message()) is not None:
             raise ShardError(message)
         if self._event.is_set():
             raise RuntimeError("a thread that reads ahead failed; see the error above")
 
-    # The end of an epoch waits for two of its three threads to say that they left; one that raised has not, and where
-    # another process failed, the others do not notice.
+    # At the end of an epoch streaming waits until two of its three threads have exited. A thread that raised never
+    # reports its exit, and threads of other processes never see the failure, so we report it for them.
     def _prepare_thread(self, it: _Iterator) -> None:
         try:
             super()._prepare_thread(it)
@@ -224,14 +193,14 @@ class StreamingProteinDataset(StreamingDataset):
             it.non_blocking_exit()
 
     def on_exception(self, future: Future[None]) -> None:
-        """Has the other threads stop; what is told to all already need not be told in a background thread's log."""
+        """Stops the other threads. A ShardError is already reported to all processes, and is not logged again here."""
         if isinstance(future.exception(), ShardError):
             self._event.set()
         else:
             super().on_exception(future)
 
     def _resume_incr_epoch(self) -> tuple[int, int]:
-        # The one place where each worker learns which epoch it is in; crops and masks depend on it.
+        # Only here does a worker learn its epoch, on which crops and masks depend.
         epoch, sample_in_epoch = super()._resume_incr_epoch()
         self._epoch = epoch
         return epoch, sample_in_epoch
@@ -250,7 +219,7 @@ def _check_place(local: str | None, remote: str | None, split: str | None) -> No
 
 @contextlib.contextmanager
 def _registration() -> Iterator[None]:
-    """Clears what killed runs left, before any process of this node looks for a free name."""
+    """Removes what killed runs left in shared memory, before any process of this node picks a free name there."""
     with contextlib.ExitStack() as stack:
         if World.detect().is_local_leader:
             stack.enter_context(one_at_a_time())

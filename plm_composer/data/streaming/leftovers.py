@@ -1,4 +1,4 @@
-"""What killed runs leave in shared memory: it would make the next run believe that its cache is in use."""
+"""Removes what killed runs leave in shared memory, which would make the next run think that its cache is in use."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from streaming.base.constant import BARRIER_FILELOCK, CACHE_FILELOCK, SHM_TO_CLE
 
 _SHARED_MEMORY = Path("/dev/shm")
 _NAME = re.compile(rf"(\d{{6}})_({'|'.join([*SHM_TO_CLEAN, BARRIER_FILELOCK, CACHE_FILELOCK])}|failure)")
-"""streaming's names, and of the lock files beside them ours (``dataset.py``)."""
+"""Names of streaming's shared memory and lock files, and of our file for failures (``dataset.py``)."""
 
 
 def remove_leftovers() -> list[str]:
     """Removes the shared memory and lock files of streaming datasets that no living process uses.
 
-    On Linux alone: elsewhere nothing tells who uses a block.
+    Does nothing except on Linux, since elsewhere it cannot find out which process uses a block.
 
     Returns:
-        The prefixes of what was removed.
+        The prefixes of the removed names.
     """
     if not _SHARED_MEMORY.is_dir():
         return []
@@ -34,14 +34,14 @@ def remove_leftovers() -> list[str]:
     # Locks without a block are left: a container that shares this folder but not the memory may hold them.
     for path in [*blocks, *_named(Path(tempfile.gettempdir()))]:
         if path.name[:6] in stale:
-            with contextlib.suppress(OSError):  # another user's, or another run is cleaning, too
+            with contextlib.suppress(OSError):  # it is another user's, or another run removes it
                 path.unlink()
     return sorted(stale)
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Lets the runs of a machine register their shared memory one after another: two at once can take one name."""
+    """Lets the runs of a machine register their shared memory one at a time: two at once can take the same name."""
     with FileLock(Path(tempfile.gettempdir(), "plm_composer_streaming.lock"), mode=0o666):
         yield
 
@@ -51,7 +51,7 @@ def _named(folder: Path) -> Iterator[Path]:
 
 
 def _in_use() -> set[str]:
-    """Prefixes that some process has mapped into its memory."""
+    """Prefixes of the blocks that some process has mapped into its memory."""
     found = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""From the dataset to what Composer's Trainer takes: a DataLoader inside a DataSpec."""
+"""Wraps the dataset for Composer's Trainer: a DataLoader inside a DataSpec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plm_composer.errors import UserError
 from plm_composer.hardware.processes import greatest_of_all
 
 Split = Callable[[Batch, "int | float"], list[Batch]]
-"""Cuts a batch into microbatches, given Composer's size of one."""
+"""Function: batch and Composer's microbatch size -> microbatches."""
 
 
 def make_data_spec(
@@ -27,21 +27,21 @@ def make_data_spec(
     microbatch_tokens: int | None = None,
     batch_transforms: Callable[[Batch], Batch] | None = None,
 ) -> DataSpec:
-    """Wraps a dataset into a DataSpec that counts proteins as samples and cuts batches by proteins or tokens.
+    """Wraps a dataset into a DataSpec that counts proteins as samples and splits batches by proteins or tokens.
 
-    Composer finds its place in an epoch again by the number of samples, so a batch must be counted in proteins,
-    however it is packed; and it weights microbatches and ranks by ``loss_generating`` tokens.
+    On a resume Composer finds its place in an epoch by the number of samples, so a batch must be counted in proteins,
+    however it is packed. It weights microbatches and ranks by ``loss_generating`` tokens.
 
     Args:
-        dataset: Yields proteins; its ``batch_size`` is one device's.
-        num_workers: Processes that read and collate beside the training process.
-        prefetch_factor: Batches that each of them prepares ahead.
+        dataset: Yields proteins; its ``batch_size`` is that of one device.
+        num_workers: Number of processes that read and collate beside the training process.
+        prefetch_factor: Number of batches that each of them prepares ahead.
         pin_memory: Whether to put batches into page-locked memory, for a GPU.
-        microbatch_tokens: Most tokens of one microbatch; None cuts by proteins.
-        batch_transforms: Makes the batch that is trained on from the loader's, in the training process.
+        microbatch_tokens: Largest number of tokens in a microbatch; None splits by proteins.
+        batch_transforms: Function: the loader's batch -> the batch to train on; runs in the training process.
 
     Raises:
-        UserError: The dataset has no full batch for every device.
+        UserError: The dataset has no full batch for each device.
     """
     assert dataset.batch_size is not None, "the dataset's batch_size is the DataLoader's"
     per_rank = dataset.size // dataset._parallel_rank_world.num_ranks
@@ -77,35 +77,35 @@ def make_data_spec(
 
 
 class PinnedSplit:
-    """Puts microbatches into page-locked memory, curricula's and all that cutting computes included.
+    """Puts microbatches into page-locked memory, also tensors that a curriculum or the split made.
 
     Args:
-        cut: Cuts batches.
+        cut: Splits a batch into microbatches.
     """
 
     def __init__(self, cut: Split) -> None:
         self.cut = cut
 
     def __call__(self, batch: Batch, microbatch_size: int | float) -> list[Batch]:
-        """Cuts a batch, and pins the parts."""
+        """Splits a batch, and pins the microbatches."""
         return [pin(part) for part in self.cut(batch, microbatch_size)]
 
 
 class TokenBoundedSplit:
-    """Cuts batches by tokens, into as many microbatches on each process as the fullest one needs.
+    """Splits batches by tokens, on each process into as many microbatches as the fullest process needs.
 
-    Sharded models gather their weights once a microbatch, on all processes together: with unequal numbers they would
-    wait for each other for ever.
+    Sharded models gather their weights once per microbatch, on all processes together: with unequal numbers the
+    processes would wait for each other forever.
 
     Args:
-        max_tokens: Most tokens of a microbatch.
+        max_tokens: Largest number of tokens in a microbatch.
     """
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
 
     def __call__(self, batch: Batch, microbatch_size: int | float) -> list[Batch]:
-        """Cuts a batch; Composer's own size is not looked at."""
+        """Splits a batch; Composer's own size is ignored."""
         del microbatch_size
         microbatches = split_by_tokens(batch, self.max_tokens)
         pieces = greatest_of_all(len(microbatches))

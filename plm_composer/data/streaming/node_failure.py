@@ -1,4 +1,4 @@
-"""How one process's failure to have a shard reaches all processes of a node that share the cache."""
+"""Reports a shard that one process cannot fetch to all processes of the node, which share the cache."""
 
 from __future__ import annotations
 
@@ -10,43 +10,44 @@ from typing import Any
 from streaming.base.shared import SharedArray
 
 FAILED = 255
-"""State of a shard that some process could not have; streaming's own states are small numbers."""
+"""State of a shard that some process could not fetch; streaming's own states are small numbers."""
 
 
 class NodeFailure(threading.Event):
-    """In place of StreamingDataset's event: set where this process failed, or where any could not have a shard.
+    """Replaces StreamingDataset's event: set if this process failed, or if any process could not fetch a shard.
 
-    Its processes wait for each other's downloads, and would for ever: an event of its own tells each only of itself.
+    Processes wait for each other's downloads. With streaming's own event, each would see only its own failure and wait
+    forever for the others.
 
     Args:
-        shard_states: The states that the node's processes share.
-        report: File for what the first failure was.
+        shard_states: States of the shards, which the node's processes share.
+        message_file: File for the message of the first failure.
     """
 
-    def __init__(self, shard_states: SharedArray, report: Path) -> None:
+    def __init__(self, shard_states: SharedArray, message_file: Path) -> None:
         super().__init__()
         self._shard_states = shard_states
-        self._report = report
+        self._message_file = message_file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For the loader's processes: an event's lock cannot be sent."""
-        return NodeFailure, (self._shard_states, self._report)
+        """Pickles for the loader's processes, without the event's lock, which cannot be pickled."""
+        return NodeFailure, (self._shard_states, self._message_file)
 
     def is_set(self) -> bool:
-        """Whether to stop."""
+        """Whether this process failed, or any could not fetch a shard."""
         return super().is_set() or self._any_failed()
 
-    def tell(self, shard_id: int, message: str) -> None:
-        """Tells all processes of the node that a shard cannot be had, and why; the first one to tell is heard."""
-        with contextlib.suppress(FileExistsError), self._report.open("x") as file:
+    def report(self, shard_id: int, message: str) -> None:
+        """Marks a shard as failed for all processes of the node; only the first message is kept."""
+        with contextlib.suppress(FileExistsError), self._message_file.open("x") as file:
             file.write(message)
         self._shard_states[shard_id] = FAILED
 
     def message(self) -> str | None:
-        """What the first failure on this node was; None if there is none."""
-        # The file is there before the state is.
-        return self._report.read_text() if self._any_failed() else None
+        """Message of the first failure on this node; None if there is none."""
+        # The file is written before the state is set.
+        return self._message_file.read_text() if self._any_failed() else None
 
     def _any_failed(self) -> bool:
-        # Asked several times for each protein: a tenth of what numpy takes.
+        # Called several times per protein; scanning bytes is 10x faster than numpy here.
         return FAILED in bytes(self._shard_states.shm.buf)

@@ -1,4 +1,4 @@
-"""Reading a whole split once, in order: what an evaluation needs, without a StreamingDataset's machinery."""
+"""Reads a whole split once, in order, for an evaluation; it needs none of StreamingDataset's machinery."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def read_split(places: Sequence[Mapping[str, Any]], split: str | None, limit: in
     """Reads proteins, shard by shard, in the order of the dataset.
 
     Args:
-        places: One or more datasets, one after another, each with ``streaming.Stream``'s ``local`` or ``remote`` or
-            both, and perhaps ``download_retry``, ``download_timeout`` and ``validate_hash`` (default: what they have).
-        split: Subfolder.
-        limit: Stop after so many.
+        places: Datasets, read one after another, as arguments of ``streaming.Stream``: ``local`` or ``remote`` or both,
+            and optionally ``download_retry``, ``download_timeout`` and ``validate_hash`` (default: the dataset's own).
+        split: Subfolder of each dataset; None for none.
+        limit: Largest number of proteins; None for all.
 
     Returns:
         The residues of each protein; of a record that is a cluster, those of its representative.
 
     Raises:
-        UserError: A dataset or a shard is missing or damaged, or holds something else.
+        UserError: A dataset or a shard is missing or damaged, or does not hold proteins.
     """
     return list(itertools.islice(itertools.chain.from_iterable(_read(place, split) for place in places), limit))
 
@@ -53,5 +53,5 @@ def _read(place: Mapping[str, Any], split: str | None) -> Iterator[bytes]:
                 yield first_member(shard[index][SEQUENCE_COLUMN])
     except UserError:
         raise
-    except Exception as error:  # every store's client has its own
+    except Exception as error:  # each store's client has its own exceptions
         raise UserError(f"cannot read the dataset {name}: {first_line(error)}") from error

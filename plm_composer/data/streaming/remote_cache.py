@@ -1,4 +1,4 @@
-"""Where the shards of a remote dataset are cached: in a folder that belongs to that version of the dataset alone."""
+"""Gives each version of a remote dataset a cache folder of its own."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def cache_places(
     download_retry: int = 2,
     download_timeout: float = 60.0,
 ) -> list[dict[str, Any]]:
-    """Gives each remote dataset a cache folder that is named by the dataset's content.
+    """Gives each remote dataset a cache folder that is named by a hash of the dataset's content.
 
-    streaming takes what lies in the cache for what lies in the store: a dataset that was written anew would be read
-    as it was, or half and half.
+    streaming trusts its cache: of a dataset that was replaced in the store, it would read the old shards, or some old
+    and some new.
 
     Args:
-        places: Datasets, each with ``streaming.Stream``'s ``local`` or ``remote`` or both.
-        splits: The splits that will be read; their indexes, which hold the hashes of all shards, are the content.
-        download_retry: Attempts.
+        places: Datasets, each as arguments of ``streaming.Stream``: ``local`` or ``remote`` or both.
+        splits: The splits that will be read. Their indexes, which hold the hashes of all shards, are hashed.
+        download_retry: Number of attempts to download an index.
         download_timeout: Seconds to wait for an answer.
 
     Returns:
-        The same, with ``local`` set to ``<local>/<hash>`` where there is a ``remote``; ``local`` is by default in
-        the system's temporary folder, as streaming has it.
+        The datasets, with ``local`` set to ``<local>/<hash>`` for each that has a ``remote``; by default, as in
+        streaming, ``local`` is in the system's temporary folder.
 
     Raises:
         UserError: A remote dataset cannot be read.

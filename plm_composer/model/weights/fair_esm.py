@@ -49,14 +49,14 @@ _CONTACT_SUFFIX = "-contact-regression.pt"
 
 
 def fold_embedding_factor(state_dict: StateDict, config: ESM2Config) -> tuple[StateDict, ESM2Config]:
-    """The same function of every input, written for the mask rate of 0.12 that other implementations hard-code.
+    """Rewrites a model for the mask rate of 0.12 that other implementations hard-code; its outputs stay the same.
 
-    The embeddings take the factor (1 - rate) / (1 - 0.12), and ``embedding_scale`` with it. A tied decoder sees the
-    same table, so the norm before it is divided by that factor.
+    The embeddings are multiplied by (1 - rate) / (1 - 0.12) and by ``embedding_scale``. A tied decoder uses the same
+    table, so the norm before it is divided by that factor.
 
     Args:
-        state_dict: Ours.
-        config: Ours.
+        state_dict: Our state dict.
+        config: Our config.
 
     Returns:
         State dict and config with ``token_dropout_mask_rate`` 0.12 and ``embedding_scale`` 1.
@@ -72,23 +72,25 @@ def fold_embedding_factor(state_dict: StateDict, config: ESM2Config) -> tuple[St
 
 
 def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
-    """Our state dict as ``esm.model.esm2.ESM2.load_state_dict`` takes it.
+    """Converts our state dict to one for ``esm.model.esm2.ESM2.load_state_dict``.
 
     Args:
-        state_dict: Ours.
-        config: Ours.
+        state_dict: Our state dict.
+        config: Our config.
 
     Raises:
-        UserError: If fair-esm has no model of this form.
+        UserError: fair-esm cannot represent the model.
     """
-    for name in inexpressible(config):
-        raise UserError(f"model.{name}: fair-esm knows nothing but ESM2's own; export to Hugging Face's format instead")
+    if fields := inexpressible(config):
+        raise UserError(f"model.{fields[0]}: fair-esm supports only ESM2's own value; export to Hugging Face instead")
     if config.intermediate_size != 4 * config.hidden_size:
-        raise UserError(f"model.intermediate_size: fair-esm knows only 4 x hidden_size, not {config.intermediate_size}")
+        raise UserError(
+            f"model.intermediate_size: fair-esm supports only 4 x hidden_size, not {config.intermediate_size}"
+        )
     if not config.tie_word_embeddings:
-        raise UserError("model.tie_word_embeddings: fair-esm knows only tied tables; export to Hugging Face instead")
+        raise UserError("model.tie_word_embeddings: fair-esm supports only tied tables; export to Hugging Face instead")
     if config.layer_norm_eps != 1e-5:
-        raise UserError(f"model.layer_norm_eps: fair-esm knows only 1e-5, not {config.layer_norm_eps}")
+        raise UserError(f"model.layer_norm_eps: fair-esm supports only 1e-5, not {config.layer_norm_eps}")
     foreign = to_foreign(*fold_embedding_factor(state_dict, config), NAMING)
     foreign["lm_head.weight"] = foreign["embed_tokens.weight"]
     for layer in range(config.num_hidden_layers):
@@ -97,15 +99,15 @@ def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
 
 
 def from_fair_esm(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str = "state dict") -> StateDict:
-    """A fair-esm state dict as ours; prefixes of the published files and rotary buffers may be there or not.
+    """Converts a fair-esm state dict to ours; prefixes of the published files and rotary buffers are optional.
 
     Args:
-        state_dict: Theirs.
-        config: What the model is, its rotary frequencies included.
-        source: The file, for errors.
+        state_dict: fair-esm's state dict.
+        config: Our config of the model, with its rotary frequencies.
+        source: Name of the file, for errors.
 
     Raises:
-        UserError: If a weight is missing, unexpected or of the wrong shape.
+        UserError: A weight is missing, unexpected or of the wrong shape.
     """
     require_frequencies(config, _frequencies(state_dict), source)
     plain = {_PREFIX.sub("", name): value for name, value in state_dict.items() if not _is_frequencies(name)}
@@ -129,13 +131,13 @@ def load_fair_esm(path: str | Path, trust: bool = False) -> tuple[ESM2Config, St
 
     Args:
         path: The file.
-        trust: Unpickle whatever it holds, code included; otherwise that is refused.
+        trust: Whether to unpickle anything, code included; otherwise that is refused.
 
     Returns:
         Our config and state dict.
 
     Raises:
-        UserError: If the file is missing, unreadable or no ESM2.
+        UserError: The file is missing, unreadable or not an ESM2.
     """
     path = Path(path)
     content = read_torch_file(path, trust)
@@ -154,7 +156,7 @@ def load_fair_esm(path: str | Path, trust: bool = False) -> tuple[ESM2Config, St
             contact_head="contact_head.regression.weight" in state_dict,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no ESM2 file of fair-esm (its 'cfg' lacks {error}); give an esm2_*.pt") from None
+        raise UserError(f"{path}: not an ESM2 file of fair-esm (its 'cfg' lacks {error}); give an esm2_*.pt") from None
     config = with_stored_frequencies(config, _frequencies(state_dict), str(path))
     return config, from_fair_esm(state_dict, config, str(path))
 
@@ -163,12 +165,12 @@ def save_fair_esm(state_dict: StateDict, config: ESM2Config, path: str | Path) -
     """Writes ``path`` and its contact regression, as ``esm.pretrained.load_model_and_alphabet_local`` reads them.
 
     Args:
-        state_dict: Ours.
-        config: Ours.
-        path: The file; fair-esm wants its name to begin with ``esm2``.
+        state_dict: Our state dict.
+        config: Our config.
+        path: The file; fair-esm requires a name that begins with ``esm2``.
 
     Raises:
-        UserError: If fair-esm cannot represent the model or would not recognise the name.
+        UserError: fair-esm cannot represent the model or would not recognise the name.
     """
     path = Path(path)
     if not path.name.startswith("esm2") or path.suffix != ".pt":

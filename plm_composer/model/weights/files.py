@@ -1,4 +1,4 @@
-"""Reading weights and JSON, PyTorch's own files without running what they may carry."""
+"""Reads weights and JSON, PyTorch's files without running code in them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def read_torch_file(path: Path, trust: bool = False, device: str = "cpu") -> dic
 
     Args:
         path: The file.
-        trust: Unpickle whatever it holds, code included.
-        device: Where tensors go; ``meta`` reads their shapes alone.
+        trust: Whether to unpickle anything, code included.
+        device: Device of the tensors; ``meta`` reads only their shapes.
 
     Raises:
-        UserError: If the file is missing, damaged, or holds anything but a dict of tensors and plain values.
+        UserError: The file is missing, damaged, or holds anything but a dict of tensors and plain values.
     """
     try:
         with plain_values_only(path, trust):
@@ -45,12 +45,12 @@ def read_weights(path: Path, trust: bool = False, wanted: Callable[[str], bool] 
     """Reads safetensors, a file of ``torch.save``, or the index of several parts.
 
     Args:
-        path: The file; one that ends in ``.json`` is an index.
+        path: The file; a name that ends in ``.json`` is an index.
         trust: As for ``read_torch_file``.
-        wanted: Says by its name whether a weight is read; None reads all.
+        wanted: Function: name of a weight -> whether to read it; None reads all.
 
     Raises:
-        UserError: If a file is missing or unreadable.
+        UserError: A file is missing or unreadable.
     """
     if path.suffix == ".json":
         weights: dict[str, Tensor] = {}
@@ -64,10 +64,10 @@ def read_weights(path: Path, trust: bool = False, wanted: Callable[[str], bool] 
 
 
 def read_shapes(path: Path, trust: bool = False) -> dict[str, Tensor]:
-    """Reads the names and shapes of what ``read_weights`` would read, as tensors on the ``meta`` device.
+    """Reads the names and shapes of the weights that ``read_weights`` reads, as tensors on the ``meta`` device.
 
     Raises:
-        UserError: If a file is missing or unreadable.
+        UserError: A file is missing or unreadable.
     """
     if path.suffix == ".json":
         shapes: dict[str, Tensor] = {}
@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object from the folder of a saved model.
 
     Raises:
-        UserError: If the file is missing, unreadable, or holds anything else.
+        UserError: The file is missing, unreadable, or not a JSON object.
     """
     try:
         content = json.loads(path.read_text())

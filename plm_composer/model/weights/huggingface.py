@@ -1,7 +1,7 @@
 """ESM2 weights as Hugging Face folders: ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load what we write.
 
-A variant that ``EsmForMaskedLM`` cannot compute is written in the same files, with our own names for the weights and
-``plm_composer`` for a model type: only ``load_huggingface`` reads it.
+A variant that ``EsmForMaskedLM`` cannot compute is written to the same files, with our own names for the weights and
+the model type ``plm_composer``; only ``load_huggingface`` reads it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _WEIGHT_FILES = (
 
 
 def read_config(folder: str | Path, trust: bool = False) -> ESM2Config:
-    """Reads what the model in a folder is, without its weights (but for rotary frequencies, which lie among them).
+    """Reads the config of the model in a folder; of its weights it reads only the rotary frequencies.
 
     Args:
-        folder: Holds ``config.json``.
+        folder: The folder with ``config.json``.
         trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: If a file is missing or unreadable, or describes anything but an ESM2.
+        UserError: A file is missing or unreadable, or the model is not an ESM2.
     """
     folder = Path(folder)
     config = _config_in(folder)
@@ -49,14 +49,14 @@ def read_config(folder: str | Path, trust: bool = False) -> ESM2Config:
 
 
 def check_huggingface(folder: str | Path, trust: bool = False) -> None:
-    """Checks that ``load_huggingface`` will find a whole model, from the names and shapes of its weights.
+    """Checks by the names and shapes of the weights that ``load_huggingface`` will find a complete model.
 
     Args:
-        folder: Holds ``config.json``.
+        folder: The folder with ``config.json``.
         trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: As for ``load_huggingface``, but for values that contradict the config.
+        UserError: As for ``load_huggingface``, except for values that contradict the config.
     """
     folder = Path(folder)
     path = _weights_in(folder)
@@ -74,15 +74,15 @@ def load_huggingface(
     """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports; or a variant of ours.
 
     Args:
-        folder: Holds ``config.json`` and safetensors or PyTorch weights, whole or in parts.
-        trust: Unpickle whatever PyTorch weights hold, code included; otherwise that is refused.
-        head_required: Refuse an ``EsmModel`` or a classifier, which has no language-model head.
+        folder: The folder with ``config.json`` and safetensors or PyTorch weights, in one file or several.
+        trust: Whether to unpickle anything in PyTorch weights, code included; otherwise that is refused.
+        head_required: Whether to refuse an ``EsmModel`` or a classifier, which has no language-model head.
 
     Returns:
         Our config and state dict; without a head, the state dict has no ``lm_head``.
 
     Raises:
-        UserError: If a file is missing or unreadable, or describes anything but an ESM2.
+        UserError: A file is missing or unreadable, or the model is not an ESM2.
     """
     folder = Path(folder)
     config = _config_in(folder)
@@ -123,11 +123,11 @@ def _weights_in(folder: Path) -> Path:
 def save_huggingface(model: ESM2, folder: str | Path) -> None:
     """Writes a model as a folder for ``transformers``: config, weights, tokenizer. Logits and contacts are the same.
 
-    What ``EsmForMaskedLM`` cannot compute gets a folder that only ``load_huggingface`` reads.
+    A variant that ``EsmForMaskedLM`` cannot compute gets a folder that only ``load_huggingface`` reads.
 
     Args:
-        model: The model, not sharded.
-        folder: Made if it is not there; files of the same names are replaced.
+        model: The model; it must not be sharded.
+        folder: The folder, made if it is missing; files of the same names are replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

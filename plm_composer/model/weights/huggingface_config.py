@@ -1,4 +1,4 @@
-"""What a model is, as Hugging Face's ``config.json`` says it, and ours from it."""
+"""Converts our config to Hugging Face's ``config.json`` and back."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from plm_composer.model.weights.naming import embedding_factor, inexpressible
 from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID, UNK_ID, VOCABULARY
 
 SECTION = "plm_composer"
-"""Key of our own config inside ``config.json``: what tells a variant from the ESM2 that it is exported as."""
+"""Key of our own config inside ``config.json``; it distinguishes a variant from the ESM2 that it is exported as."""
 OWN_TYPE = "plm_composer"
 """The ``model_type`` of a folder that ``EsmForMaskedLM`` cannot load."""
 _OTHER_MODELS = (
     "emb_layer_norm_before", "is_folding_model", "is_decoder", "add_cross_attention", "auto_map", "quantization_config",
     "pruned_heads", "rope_scaling", "rope_parameters",
 )  # fmt: skip
-"""Keys of ``config.json`` that, where they say anything, describe a model that computes something else."""
+"""Keys of ``config.json`` that, if set, describe a model that computes something else."""
 SPECIAL_TOKENS = {"cls": CLS_ID, "pad": PAD_ID, "eos": EOS_ID, "unk": UNK_ID, "mask": MASK_ID}
 
 
@@ -30,11 +30,11 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
     """The content of ``config.json``, with our own config in the section ``plm_composer``.
 
     Args:
-        config: Ours.
-        dtype: What the weights are stored in.
+        config: Our config.
+        dtype: Data type of the stored weights.
     """
     if inexpressible(config):
-        # Nothing else: a size would have transformers make an ESM2 of it, with a warning and random weights.
+        # No sizes: with them transformers would make an ESM2 with random weights, and only warn.
         return {"model_type": OWN_TYPE, SECTION: config.to_mapping()}
     return {
         "architectures": ["EsmForMaskedLM"],
@@ -63,18 +63,18 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
 
 
 def config_from_huggingface(values: Mapping[str, Any], source: str = "config.json") -> ESM2Config:
-    """Our config from the content of ``config.json``.
+    """Makes our config from the content of ``config.json``.
 
     Args:
         values: The content.
-        source: The file, for errors.
+        source: Name of the file, for errors.
 
     Raises:
-        UserError: If it describes anything but an ESM2.
+        UserError: The model is not an ESM2.
     """
     if values.get("model_type") == OWN_TYPE:
         if not isinstance(values.get(SECTION), Mapping):
-            raise UserError(f"{source}: section '{SECTION}' is missing, which says what the model is")
+            raise UserError(f"{source}: section '{SECTION}' is missing, which describes the model")
         return ESM2Config.from_mapping(values[SECTION], f"{source}: {SECTION}")
     required = {
         "model_type": "esm",
@@ -91,8 +91,8 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
             raise UserError(f"{source}: {key} is {values[key]!r}; only plain ESM2 models fit")
     if SECTION in values:
         config = ESM2Config.from_mapping(values[SECTION], f"{source}: {SECTION}")
-        for name in inexpressible(config):
-            raise UserError(f"{source}: model_type is 'esm', but {SECTION}.{name} says that it is no ESM2")
+        if fields := inexpressible(config):
+            raise UserError(f"{source}: model_type is 'esm', but {SECTION}.{fields[0]} says that it is not an ESM2")
         return config
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "layer_norm_eps")
     for name in names:
@@ -106,7 +106,7 @@ def config_from_huggingface(values: Mapping[str, Any], source: str = "config.jso
         tie_word_embeddings=values.get("tie_word_embeddings", True),
         initializer_range=values.get("initializer_range", 0.02),
     )
-    base = values.get("rope_theta", ROTARY_BASE)  # transformers 5 alone has this key
+    base = values.get("rope_theta", ROTARY_BASE)  # only transformers 5 has this key
     if base == ROTARY_BASE:
         return config
     if not isinstance(base, int | float) or not base > 0:

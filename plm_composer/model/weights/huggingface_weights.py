@@ -1,4 +1,4 @@
-"""Weights by the names that ``transformers`` has for them, and by ours."""
+"""Converts weights between the names of ``transformers`` and ours."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ NAMING = Naming(
 _TABLE, _DECODER = "esm.embeddings.word_embeddings.weight", "lm_head.decoder.weight"
 _FREQUENCIES = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
 _ANY_FREQUENCIES = ".rotary_embeddings.inv_freq"
-"""The end of that name in files of any version: transformers 5 keeps one for all layers."""
+"""The end of that name in files of any version: transformers 5 has one for all layers."""
 _UNUSED = ("esm.embeddings.position_ids", "esm.embeddings.position_embeddings.weight")
 """Published checkpoints carry these; a model with rotary positions does not use them."""
 _OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 """TensorFlow's names of a norm's parameters: transformers 5 writes them for ESM2, and every version reads them."""
 _BASE, _HEAD = "esm.", "lm_head."
 _OTHER_HEADS = ("esm.pooler.", "classifier.")
-"""Parts of an ``EsmModel`` and of a classifier that say nothing of residues."""
+"""Parts of an ``EsmModel`` and of a classifier that have no counterpart in our model."""
 
 
 def to_huggingface(state_dict: StateDict, config: ESM2Config) -> StateDict:
-    """Our state dict as ``EsmForMaskedLM`` takes it.
+    """Converts our state dict to one for ``EsmForMaskedLM``.
 
     ``EsmForMaskedLM`` hard-codes a mask rate of 0.12 in its token dropout. A model with another rate is written with
-    two tables: the embeddings scaled by (1 - rate) / (1 - 0.12), the decoder as it is. That is the same function of
-    every input. So it is with ``embedding_scale``, and with ``residual_scale`` in the layers that it follows.
+    two tables: the embeddings scaled by (1 - rate) / (1 - 0.12), and the decoder as it is. Its outputs stay the same.
+    ``embedding_scale`` also goes into the embeddings, and ``residual_scale`` into the layers whose output it scales.
 
     Args:
-        state_dict: Ours.
-        config: Ours.
+        state_dict: Our state dict.
+        config: Our config.
     """
     foreign = to_foreign(state_dict, config, NAMING)
     factor = embedding_factor(config)
@@ -74,15 +74,15 @@ def to_huggingface(state_dict: StateDict, config: ESM2Config) -> StateDict:
 
 
 def from_huggingface(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str = "state dict") -> StateDict:
-    """An ``EsmForMaskedLM`` state dict as ours.
+    """Converts an ``EsmForMaskedLM`` state dict to ours.
 
     Args:
-        state_dict: Theirs, by the names of any version; rotary buffers and a tied decoder may be there or not.
-        config: What the model is, its rotary frequencies included.
-        source: The file, for errors.
+        state_dict: State dict in the names of any version; rotary buffers and a tied decoder are optional.
+        config: Our config of the model, with its rotary frequencies.
+        source: Name of the file, for errors.
 
     Raises:
-        UserError: If a weight is missing, unexpected or of the wrong shape, or contradicts the config.
+        UserError: A weight is missing, unexpected or of the wrong shape, or contradicts the config.
     """
     require_frequencies(config, frequencies_in(state_dict), source)
     plain = {
@@ -94,13 +94,13 @@ def from_huggingface(state_dict: Mapping[str, Tensor], config: ESM2Config, sourc
     if factor != 1 and _TABLE in plain:
         unscaled = plain[_TABLE] / factor
         if config.tie_word_embeddings:
-            # The decoder holds the table to the last bit; the scaled one has lost that.
+            # The decoder holds the exact table; the scaled embeddings were rounded.
             table = plain.get(_DECODER, unscaled)
             if table.shape != unscaled.shape or not (
                 table.is_meta or torch.allclose(table, unscaled, rtol=1e-2, atol=1e-6)
             ):
                 raise UserError(
-                    f"{source}: '{_DECODER}' and '{_TABLE}' no longer are one table; if the model was trained"
+                    f"{source}: '{_DECODER}' and '{_TABLE}' are no longer one table; if the model was trained"
                     f" elsewhere since its export, delete the section '{SECTION}' of config.json"
                 )
             unscaled = table
@@ -111,13 +111,13 @@ def from_huggingface(state_dict: Mapping[str, Tensor], config: ESM2Config, sourc
 
 
 def translate(weights: StateDict, config: ESM2Config, head_required: bool, source: str) -> tuple[ESM2Config, StateDict]:
-    """The weights of any of the ESM models of ``transformers`` as ours.
+    """Converts the weights of any ESM model of ``transformers`` to ours.
 
     Args:
-        weights: Theirs; on the ``meta`` device, names and shapes alone are checked.
-        config: What the model is, its rotary frequencies included.
-        head_required: Refuse an ``EsmModel`` or a classifier, which has no language-model head.
-        source: The file, for errors.
+        weights: State dict of the model; on the ``meta`` device, only names and shapes are checked.
+        config: Our config of the model, with its rotary frequencies.
+        head_required: Whether to refuse an ``EsmModel`` or a classifier, which has no language-model head.
+        source: Name of the file, for errors.
 
     Returns:
         Our config and state dict; without a head, the state dict has no ``lm_head``.
@@ -130,11 +130,11 @@ def translate(weights: StateDict, config: ESM2Config, head_required: bool, sourc
         return config, from_huggingface(theirs, config, source)
     if head_required:
         raise UserError(
-            f"{source}: holds no language-model head (it is an EsmModel or a classifier): enough for plm embed, "
-            "and for nothing else"
+            f"{source}: holds no language-model head (it is an EsmModel or a classifier), which everything but plm "
+            "embed needs"
         )
     theirs = {name: value for name, value in theirs.items() if not name.startswith(_OTHER_HEADS)}
-    # With a head that is taken away again: what is checked is checked once. What has no decoder has none of its own.
+    # Adds a head of zeros for the checks and removes it again. Without a decoder, the tables count as tied.
     config = dataclasses.replace(config, tie_word_embeddings=True)
     with torch.device("meta"):
         whole = to_huggingface(ESM2(config).state_dict(), config)
@@ -145,7 +145,7 @@ def translate(weights: StateDict, config: ESM2Config, head_required: bool, sourc
 
 
 def _todays_names(weights: Mapping[str, Tensor]) -> StateDict:
-    """The names that ``EsmForMaskedLM`` of transformers 4 has for the weights of any version and any of its models."""
+    """Renames the weights of any version, and of any ESM model, as in ``EsmForMaskedLM`` of transformers 4."""
     names = list(weights)
     prefix = "" if any(name.startswith(_BASE) for name in names) else _BASE
     renamed = {}
@@ -162,5 +162,5 @@ def frequencies_in(weights: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def is_frequencies(name: str) -> bool:
-    """Whether a weight of that name is the rotary frequencies of a layer, or of all of them."""
+    """Whether a name is that of the rotary frequencies of a layer, or of all layers."""
     return name.endswith(_ANY_FREQUENCIES)

@@ -1,9 +1,8 @@
-"""Our parameter names against those of other ESM2 implementations, and the one routine that translates both ways.
+"""Translates between our parameter names and those of other ESM2 implementations.
 
-Ours keeps queries, keys and values in one matrix, the others in three; they always have every bias and a contact
-head, ours may lack them. A missing bias is written as zeros, which is the same model, and has to be zero on reading.
-Factors that they lack go into the weights. Other variants are no models of theirs: ``inexpressible`` names what they
-lack.
+Our model keeps queries, keys and values in one matrix, the others in three; they always have every bias and a contact
+head, which ours may lack. A missing bias is written as zeros, which is the same model, and must be zero on reading.
+Factors that they lack go into the weights. They cannot represent other variants: ``inexpressible`` names the fields.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ class Naming:
     """Another implementation's names for our modules.
 
     Args:
-        modules: Our module name to theirs; ``{}`` is the number of the block.
-        qkv: Their three modules for our ``blocks.{}.attention.qkv``.
+        modules: Their module names by ours; ``{}`` is the number of the block.
+        qkv: Names of their three modules for our ``blocks.{}.attention.qkv``.
     """
 
     modules: dict[str, str]
@@ -51,26 +50,28 @@ _PLAIN = {
     "qk_norm": False,
     "short_convolution": 0,
 }
-"""Fields whose other values make a function that no other implementation has, and ESM2's values."""
+"""ESM2's values of fields whose other values no other implementation can represent."""
 _SCALED = ("blocks.{}.attention.out", "blocks.{}.feed_forward.down")
 
 
 def inexpressible(config: ESM2Config) -> list[str]:
-    """Names of the fields by which a model is none that other implementations of ESM2 can compute; mostly empty."""
+    """Config fields that Hugging Face and fair-esm cannot represent; empty for a standard ESM2."""
     names = [name for name, value in _PLAIN.items() if getattr(config, name) != value]
-    return names + ["attention_head_size"] * (config.attention_size != config.hidden_size)
+    if config.attention_size != config.hidden_size:
+        names.append("attention_head_size")
+    return names
 
 
 def to_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming) -> StateDict:
     """Translates our state dict to another implementation's names.
 
     Args:
-        state_dict: Ours, complete.
-        config: Our model's config.
-        naming: Their names.
+        state_dict: Our complete state dict.
+        config: Our config.
+        naming: The other implementation's names.
 
     Returns:
-        Their state dict; what our variant lacks (biases, contact head) is zero. Tied tables are written once.
+        Their state dict; biases and a contact head that our variant lacks are zero. Tied tables are written once.
     """
     dtype, device = state_dict["embedding.weight"].dtype, state_dict["embedding.weight"].device
     foreign: StateDict = {}
@@ -85,17 +86,17 @@ def from_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming, sour
     """Translates another implementation's state dict to our names.
 
     Args:
-        state_dict: Theirs, without buffers and tied copies.
-        config: The config of the model to be filled.
-        naming: Their names.
-        source: The file, for errors.
+        state_dict: Their state dict, without buffers and tied copies.
+        config: Our config of the model.
+        naming: The other implementation's names.
+        source: Name of the file, for errors.
 
     Returns:
-        Ours, as ``ESM2(config).load_state_dict`` takes it.
+        Our state dict, for ``ESM2(config).load_state_dict``.
 
     Raises:
-        UserError: If a key is missing, unexpected or of the wrong shape, or if a parameter that this variant lacks is
-            not zero.
+        UserError: A key is missing, unexpected or of the wrong shape, or a parameter that this variant lacks is not
+            zero.
     """
     rest = dict(state_dict)
     ours: StateDict = {}
@@ -119,15 +120,15 @@ def from_foreign(state_dict: StateDict, config: ESM2Config, naming: Naming, sour
 
 
 def with_stored_frequencies(config: ESM2Config, stored: Sequence[Tensor], source: str) -> ESM2Config:
-    """The config with the rotary frequencies that a file holds, as fair-esm and transformers load them.
+    """Returns the config with the rotary frequencies that a file holds, as fair-esm and transformers load them.
 
     Args:
-        config: What the file says otherwise.
-        stored: The frequencies of each layer that has some, (head_size / 2,) each; any precision.
-        source: The file, for errors.
+        config: The config without them.
+        stored: The frequencies of each layer that has some, shape (head_size / 2,) each, in any precision.
+        source: Name of the file, for errors.
 
     Raises:
-        UserError: If layers differ, or the number of frequencies does not fit the head width.
+        UserError: Layers differ, or the number of frequencies does not fit the head width.
     """
     if not stored:
         return config
@@ -145,7 +146,7 @@ def require_frequencies(config: ESM2Config, stored: Sequence[Tensor], source: st
     """Checks that a file's rotary frequencies are the config's; arguments as for ``with_stored_frequencies``.
 
     Raises:
-        UserError: If they are not.
+        UserError: They differ.
     """
     readable = [values for values in stored if not values.is_meta]
     if readable and with_stored_frequencies(config, readable, source) != config:
@@ -156,25 +157,25 @@ def from_own(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str) 
     """Checks that a state dict in our own names fits a config.
 
     Args:
-        state_dict: Ours.
-        config: The config of the model to be filled.
-        source: The file, for errors.
+        state_dict: Our state dict.
+        config: Our config of the model.
+        source: Name of the file, for errors.
 
     Raises:
-        UserError: If a key is missing, unexpected or of the wrong shape.
+        UserError: A key is missing, unexpected or of the wrong shape.
     """
     rest = dict(state_dict)
     with torch.device("meta"):
         expected = ESM2(config).state_dict()
     ours = {name: _take(rest, name, tuple(value.shape), source) for name, value in expected.items()}
     if rest:
-        raise UserError(f"{source}: unexpected weight '{min(rest)}'; the config says nothing of it")
+        raise UserError(f"{source}: unexpected weight '{min(rest)}'; the config describes no such weight")
     return ours
 
 
 def _take(rest: StateDict, name: str, shape: tuple[int, ...], source: str) -> Tensor:
     if name not in rest:
-        raise UserError(f"{source}: weight '{name}' is missing; the file is no complete ESM2")
+        raise UserError(f"{source}: weight '{name}' is missing; the file is not a complete ESM2")
     value = rest.pop(name)
     if tuple(value.shape) != shape:
         raise UserError(f"{source}: weight '{name}' has shape {tuple(value.shape)}, but the config says {shape}")
@@ -182,14 +183,14 @@ def _take(rest: StateDict, name: str, shape: tuple[int, ...], source: str) -> Te
 
 
 def embedding_factor(config: ESM2Config) -> float:
-    """What embeddings must be multiplied with where no scale is known, and a mask rate of 0.12 is hard-coded."""
+    """Factor for the embeddings in implementations without ``embedding_scale`` and with a mask rate of 0.12."""
     if not config.token_dropout or config.token_dropout_mask_rate == ESM2_MASK_RATE:
         return config.embedding_scale
     return config.embedding_scale * (1 - config.token_dropout_mask_rate) / (1 - ESM2_MASK_RATE)
 
 
 def _entries(config: ESM2Config, naming: Naming) -> Iterator[_Entry]:
-    # The full model on the meta device knows every shape; the variant's own keys tell what it lacks.
+    # The full model on the meta device gives every shape; the variant's own keys show what it lacks.
     full = dataclasses.replace(
         config, qkv_bias=True, intermediate_bias=True, output_bias=True, norm_bias=True, contact_head=True
     )

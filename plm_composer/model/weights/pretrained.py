@@ -1,4 +1,4 @@
-"""The model that ``model.pretrained`` names, as it is or stacked to ``model.stack_to`` layers."""
+"""Loads the model that ``model.pretrained`` names, as it is or stacked to ``model.stack_to`` layers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from plm_composer.model.weights.stacking import stack, stacked_config
 
 
 def check_pretrained(section: Mapping[str, Any], trust: bool = False) -> None:
-    """Checks a ``model`` section that has ``pretrained``, the names and shapes of its weights included.
+    """Checks a ``model`` section with ``pretrained``, and the names and shapes of the weights.
 
     Args:
         section: The section.
         trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: There are other keys, no whole model is there, or it would not become deeper.
+        UserError: The section has other keys, the model is missing or incomplete, or ``stack_to`` is not deeper.
     """
     if set(section) - {"pretrained", "stack_to"}:
         raise UserError("model.pretrained brings its own config; leave out the other keys of model (but stack_to)")
     folder = _folder(section)
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.pretrained: {folder} is no Hugging Face folder: it has no config.json")
+        raise UserError(f"model.pretrained: {folder} is not a Hugging Face folder: it has no config.json")
     check_huggingface(folder, trust)
     if section.get("stack_to") is not None:
         pretrained_config(section, trust)
@@ -38,11 +38,11 @@ def pretrained_config(section: Mapping[str, Any], trust: bool = False) -> ESM2Co
     """The config of the model, without reading weights.
 
     Args:
-        section: ``model``, with ``pretrained``: a Hugging Face folder, or a run's, for its export.
+        section: The ``model`` section. Its ``pretrained`` is a Hugging Face folder, or a run folder with an export.
         trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: There is no ESM2's config, or the model would not become deeper.
+        UserError: The config is missing or not an ESM2's, or ``stack_to`` is not deeper.
     """
     config = read_config(_folder(section), trust)
     depth = section.get("stack_to")
@@ -57,7 +57,7 @@ def load_pretrained(section: Mapping[str, Any], trust: bool = False) -> tuple[ES
         trust: As for ``load_huggingface``.
 
     Raises:
-        UserError: There is no whole ESM2, or it would not become deeper.
+        UserError: The model is missing, incomplete or not an ESM2, or ``stack_to`` is not deeper.
     """
     config, weights = load_huggingface(_folder(section), trust)
     depth = section.get("stack_to")

@@ -22,11 +22,11 @@ def stacked_config(config: ESM2Config, depth: int) -> ESM2Config:
     """The config of the deeper model.
 
     Args:
-        config: The shallow model's.
-        depth: Blocks of the deeper one.
+        config: Config of the shallow model.
+        depth: Number of blocks of the deeper model.
 
     Raises:
-        UserError: It would not be deeper.
+        UserError: ``depth`` is not above the shallow model's.
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth <= config.num_hidden_layers:
         raise UserError(
@@ -37,11 +37,11 @@ def stacked_config(config: ESM2Config, depth: int) -> ESM2Config:
 
 
 def stacking_order(layers: int, depth: int) -> list[int]:
-    """Which block each block of the deeper model is a copy of: the whole stack again and again, then its top blocks.
+    """The source of each block of the deeper model: the whole stack repeated, then its top blocks.
 
     Args:
-        layers: Blocks of the shallow model.
-        depth: Blocks of the deeper one.
+        layers: Number of blocks of the shallow model.
+        depth: Number of blocks of the deeper model.
     """
     repeats, rest = divmod(depth, layers)
     return [*range(layers)] * repeats + [*range(layers - rest, layers)]
@@ -50,15 +50,15 @@ def stacking_order(layers: int, depth: int) -> list[int]:
 def stack(state_dict: Mapping[str, Tensor], config: ESM2Config, depth: int) -> dict[str, Tensor]:
     """The weights of the deeper model.
 
-    The contact regression keeps its weights for the layers that it knows, and has zeros for the new ones.
+    The contact regression keeps its weights for the first layers, and has zeros for the new ones.
 
     Args:
-        state_dict: The shallow model's.
-        config: The shallow model's.
-        depth: Blocks of the deeper one.
+        state_dict: State dict of the shallow model.
+        config: Config of the shallow model.
+        depth: Number of blocks of the deeper model.
 
     Raises:
-        UserError: It would not be deeper.
+        UserError: ``depth`` is not above the shallow model's.
     """
     deeper = stacked_config(config, depth)
     blocks: list[dict[str, Tensor]] = [{} for _ in range(config.num_hidden_layers)]

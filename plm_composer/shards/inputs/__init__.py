@@ -1,1 +1,1 @@
-"""FASTA, tables and clusters to blocks of cleaned, split records."""
+"""Reads FASTA, tables and clusters, and makes blocks of cleaned, split records."""

@@ -1,6 +1,6 @@
-"""Record rules: from the raw text of many records to upper-case residues, or to the reasons why some are dropped.
+"""Record rules: cleans raw text to upper-case residues, and says why a record is dropped.
 
-The records of a block are one run of bytes and the number of bytes of each; everything is done to all of them at once.
+The records of a block are one byte string and the length of each record, so that every step is vectorised.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OUTCOMES = (
     "too_long",
     "too_many_unknown",
 )
-"""What can become of a record; a record with several faults is counted under the first in this order."""
+"""Outcomes of a record; one with several faults is counted under the first in this order."""
 
 _TO_UPPER = bytes.maketrans(string.ascii_lowercase.encode(), string.ascii_uppercase.encode())
 _REMOVED = string.whitespace.encode() + b"-.~"
@@ -53,10 +53,10 @@ class Rules:
     """Which records are kept.
 
     Attributes:
-        min_length: Fewest residues.
-        max_length: Most residues; None for no limit.
-        max_unknown: Largest share of letters that are not one of the 20 standard residues, 0 to 1.
-        invalid: What a character that is no letter does: ``error`` stops the conversion, ``drop`` drops the record.
+        min_length: Smallest number of residues, at least 1.
+        max_length: Largest number of residues; None for no limit.
+        max_unknown: Largest share of letters other than the 20 standard residues, 0 to 1.
+        invalid: On a character that is not a letter, ``error`` stops the conversion and ``drop`` drops the record.
     """
 
     min_length: int = 1
@@ -74,14 +74,14 @@ class Rules:
 
 
 def clean(text: bytes, lengths: Lengths) -> tuple[bytes, Lengths]:
-    """Removes white space, gaps (``-``, ``.``, ``~``) and stops (``*``) at the end, and turns to upper case.
+    """Removes white space, gaps (``-``, ``.``, ``~``) and stops (``*``) at the end, and converts to upper case.
 
     Args:
         text: Raw text of all records, one after the other.
-        lengths: Bytes of each record, shape (records,).
+        lengths: Number of bytes of each record, shape (records,).
 
     Returns:
-        Residues of all records, one after the other, and the number of each, shape (records,).
+        Residues of all records, one after the other, and the number of residues of each, shape (records,).
     """
     letters = np.frombuffer(text, dtype=np.uint8)
     odd = np.flatnonzero(_is_no_capital(letters))
@@ -96,11 +96,11 @@ def clean(text: bytes, lengths: Lengths) -> tuple[bytes, Lengths]:
 
 
 def _is_no_capital(letters: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    return letters - np.uint8(ord("A")) > _LETTERS_BUT_ONE  # what is below A wraps to the top
+    return letters - np.uint8(ord("A")) > _LETTERS_BUT_ONE  # bytes below A wrap around to large values
 
 
 def _ends_without(ends: Lengths, removed: npt.NDArray[np.intp]) -> Lengths:
-    """Moves the ends of records to where they are without the bytes at the (ascending) positions ``removed``."""
+    """The ends of records after the bytes at the (ascending) positions ``removed`` are deleted."""
     return ends - np.searchsorted(removed, ends)
 
 
@@ -108,7 +108,7 @@ def _strip_stops(residues: bytes, ends: Lengths) -> tuple[bytes, Lengths]:
     letters = np.frombuffer(residues, dtype=np.uint8)
     stops = np.flatnonzero(letters == ord("*"))
     owners = np.searchsorted(ends, stops, side="right")
-    # A stop is at the end if there are as many stops as letters from it to the end of its record.
+    # A stop is at the end if only stops follow it: as many stops as letters up to the end of its record.
     stops_to_end = np.searchsorted(owners, owners, side="right") - np.arange(len(stops))
     at_end = stops[stops_to_end == ends[owners] - stops]
     return np.delete(letters, at_end).tobytes(), _ends_without(ends, at_end)
@@ -119,18 +119,18 @@ def judge(residues: bytes, lengths: Lengths, rules: Rules) -> npt.NDArray[np.uin
 
     Args:
         residues: Residues of all proteins, one after the other, as ``clean`` leaves them.
-        lengths: Residues of each protein, shape (proteins,).
-        rules: What to keep.
+        lengths: Number of residues of each protein, shape (proteins,).
+        rules: The rules.
 
     Returns:
-        For each protein an index into ``OUTCOMES``, shape (proteins,).
+        Each protein's index into ``OUTCOMES``, shape (proteins,).
     """
     letters = np.frombuffer(residues, dtype=np.uint8)
     suspect = _is_no_capital(letters)
     for letter in _UNKNOWN_LETTERS:
         if letter in residues:
             suspect |= letters == letter
-    positions = np.flatnonzero(suspect)  # few
+    positions = np.flatnonzero(suspect)  # few positions
     kinds = _KINDS[letters[positions]]
     owners = np.searchsorted(np.cumsum(lengths), positions, side="right")
 
@@ -153,11 +153,11 @@ def judge(residues: bytes, lengths: Lengths, rules: Rules) -> npt.NDArray[np.uin
 
 
 def first_invalid(text: bytes) -> bytes:
-    """The first character of raw sequence text that no rule accepts; empty when there is none."""
+    """The first character of raw sequence text that no rule accepts; empty if there is none."""
     return text.translate(None, _REMOVED + string.ascii_letters.encode() + b"*")[:1]
 
 
 def cut(run: bytes, lengths: Lengths) -> list[bytes]:
-    """Cuts a run of bytes into pieces of the given lengths, shape (pieces,)."""
+    """Cuts a byte string into pieces of the given lengths, shape (pieces,)."""
     ends = np.cumsum(lengths)
     return [run[start:end] for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Clusters of similar proteins, as MMseqs2 lists them: which cluster each protein belongs to."""
+"""Reads clusters of similar proteins, as MMseqs2 lists them, and looks up the cluster of each protein."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plm_composer.errors import UserError
 from plm_composer.shards.inputs.streams import CorruptStream, HashedFile, decompress, open_input, unify_line_ends
 
 Keys = npt.NDArray[np.uint64]
-"""64-bit hashes (XXH3) of the names of clusters."""
+"""64-bit hashes (XXH3) of names of clusters or proteins."""
 Unlisted = Literal["error", "alone"]
 Members = Literal["apart", "together"]
 
@@ -27,7 +27,7 @@ _ALL_BUT_SEPARATORS = bytes(sorted(set(range(256)) - set(_SEPARATORS)))
 
 @dataclass(frozen=True)
 class ClusterSummary:
-    """The list of clusters that a conversion used: the file, its pairs, and what was done with them."""
+    """The list of clusters of a conversion: its file, the number of its lines, and the options for it."""
 
     name: str
     bytes: int
@@ -42,9 +42,9 @@ class Membership:
     """The clusters of some proteins.
 
     Attributes:
-        keys: The cluster of each, shape (proteins,).
-        leads: Whether it is the representative of its cluster, shape (proteins,).
-        listed: Whether the list has it, shape (proteins,).
+        keys: Hash of the name of each protein's cluster, shape (proteins,).
+        leads: Whether each protein is its cluster's representative, shape (proteins,).
+        listed: Whether each protein is in the list, shape (proteins,).
     """
 
     keys: Keys
@@ -52,23 +52,23 @@ class Membership:
     listed: npt.NDArray[np.bool_]
 
     def select(self, mask: npt.NDArray[np.bool_]) -> Membership:
-        """Those for which ``mask``, shape (proteins,), is true."""
+        """The clusters of the proteins for which ``mask``, shape (proteins,), is true."""
         return Membership(self.keys[mask], self.leads[mask], self.listed[mask])
 
 
 class ClusterTable:
-    """A list of clusters: two columns, separated by a tab, a cluster's representative and one member a line.
+    """A list of clusters: in each line a cluster's representative, a tab, and one member.
 
-    It holds no names, only their 64-bit hashes: 16 bytes a line, and twice that while it is sorted.
+    It keeps no names, only their 64-bit hashes: 16 bytes per line, and twice that while it is sorted.
 
     Args:
         path: The file, as ``mmseqs createtsv`` or ``easy-cluster`` writes it, plain or compressed with gzip.
-        unlisted: What becomes of a protein that is not in it: ``error`` stops the conversion, with ``alone`` it is
-            a cluster of its own (and equal ones are the same).
-        members: How the members of a cluster are stored: ``apart``, a record each, or ``together`` in one.
+        unlisted: For a protein that is not in the list, ``error`` stops the conversion, and ``alone`` makes it a
+            cluster of its own (shared by equal sequences).
+        members: How the members of a cluster are stored: ``apart``, one record each, or ``together`` in one record.
 
     Raises:
-        UserError: The file is not readable, a line is not two names and a tab, or a protein is in two clusters.
+        UserError: The file is unreadable, a line is not two names and a tab, or a protein is in two clusters.
     """
 
     def __init__(self, path: str | Path, unlisted: Unlisted = "error", members: Members = "apart") -> None:
@@ -76,7 +76,7 @@ class ClusterTable:
         self.unlisted: Unlisted = unlisted
         self.members: Members = members
         self._file: HashedFile | None = None
-        # These grow in place, by an eighth; a list of small arrays would leave as much again behind on the heap.
+        # These grow in place, by an eighth; a list of small arrays would leave as much memory again on the heap.
         all_keys, all_members = array("Q"), array("Q")
         for _, keys, names in self._pairs():
             all_keys.frombytes(_hashes(keys).tobytes())
@@ -91,14 +91,14 @@ class ClusterTable:
         self._check()
 
     def membership(self, ids: Sequence[bytes], digests: Keys) -> Membership:
-        """Looks proteins up.
+        """Looks up the clusters of proteins.
 
-        A protein is known by the first word of its header, or by what stands between its first two bars: MMseqs2
-        calls ``sp|P69905|HBA_HUMAN`` just ``P69905``.
+        The name of a protein is the first word of its header or, if that is not listed, the text between its first
+        two bars: MMseqs2 shortens ``sp|P69905|HBA_HUMAN`` to ``P69905``.
 
         Args:
             ids: The first word of each header.
-            digests: Hash of each protein's residues, shape (proteins,), the name of its cluster if it is not listed.
+            digests: Hash of each protein's residues, shape (proteins,): its cluster's key if it is not listed.
         """
         hashes = _hashes(ids)
         keys, found = self._find(hashes)
@@ -110,7 +110,7 @@ class ClusterTable:
         return Membership(keys, ~found | (hashes == keys), found)
 
     def summary(self) -> ClusterSummary:
-        """What was read. The name is without folders, so that two machines write the same manifest."""
+        """Summary of the list. Its name has no folders, so that two machines write the same manifest."""
         assert self._file is not None
         return ClusterSummary(
             Path(self.path).name,
@@ -131,14 +131,14 @@ class ClusterTable:
         if len(twice):
             self._refuse_second_cluster(int(self._members[twice[0]]))
         for start in range(0, len(self._keys), _LINES_AT_ONCE):
-            keys = np.unique(self._keys[start : start + _LINES_AT_ONCE])  # in order: ten times as fast to find
+            keys = np.unique(self._keys[start : start + _LINES_AT_ONCE])  # sorted keys are found ten times as fast
             keys_of_keys, found = self._find(keys)
             astray = np.flatnonzero(found & (keys_of_keys != keys))
             if len(astray):
                 self._refuse_second_cluster(int(keys[astray[0]]))
 
     def _refuse_second_cluster(self, protein: int) -> None:
-        """Reads the file again for the lines, which nobody remembers."""
+        """Reads the file again to find the line numbers, which are not stored."""
         first: tuple[int, bytes] | None = None
         for line, keys, members in self._pairs():
             for number, (key, member) in enumerate(zip(keys, members, strict=True), line):
@@ -155,10 +155,10 @@ class ClusterTable:
         raise UserError(f"{self.path}: changed while it was read; try again")
 
     def _pairs(self) -> Iterator[tuple[int, list[bytes], list[bytes]]]:
-        """Yields the number of the first line of a block, and the columns of the block."""
+        """Yields for each block the number of its first line, and its two columns."""
         line, rest = 1, b""
         with open_input(self.path) as file:
-            self._file = HashedFile(file, lambda _: None)
+            self._file = HashedFile(file)
             try:
                 must_be_gzip = self.path.lower().endswith(".gz")
                 for chunk in unify_line_ends(decompress(self._file.chunks(), must_be_gzip=must_be_gzip)):

@@ -1,4 +1,4 @@
-"""FASTA: files, ``.gz`` and standard input as blocks of whole records, and as single records."""
+"""Reads FASTA from files, ``.gz`` and standard input, in blocks of whole records or record by record."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from plm_composer.errors import UserError
 from plm_composer.shards.inputs.cleaning import KEPT, OUTCOMES, Lengths, Rules, first_invalid
-from plm_composer.shards.inputs.records import TRAIN, judge_block
+from plm_composer.shards.inputs.records import judge_block
 from plm_composer.shards.inputs.sources import SourceSummary
+from plm_composer.shards.inputs.split import TRAIN
 from plm_composer.shards.inputs.streams import (
     STDIN,
     CorruptStream,
@@ -27,7 +28,7 @@ from plm_composer.shards.inputs.streams import (
 )
 
 BLOCK_BYTES = 1 << 20
-"""Text in a block: small enough for a core's cache, which makes each pass over it three times as fast as more would."""
+"""Bytes of text in a block: it fits a core's cache, which makes each pass three times as fast as over a larger one."""
 MAX_RECORD_BYTES = 256 << 20
 """A longer record is not a protein (the longest known has 45,000 residues); the bound keeps memory constant."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -40,10 +41,10 @@ class FastaBlock:
     r"""Whole records of a FASTA file, with ``\n`` line ends, from a ``>`` to the end of a record.
 
     Attributes:
-        name: The file, for messages.
+        name: Name of the file, for messages.
         split: ``train`` or ``val``.
-        first_line: Number of the first line in the file, from 1.
-        text: The records.
+        first_line: Number of its first line in the file, from 1.
+        text: Text of the records.
     """
 
     name: str
@@ -52,7 +53,7 @@ class FastaBlock:
     text: bytes
 
     def _bounds(self) -> tuple[_Positions, _Positions, _Positions]:
-        """For each record, shape (records,): where its header starts, where that ends, and where the record ends."""
+        """Positions, shape (records,) each: start of a record's header, end of the header, end of the record."""
         text = np.frombuffer(self.text, dtype=np.uint8)
         line_ends = np.flatnonzero(text == ord("\n"))
         before_headers = np.flatnonzero(text.take(line_ends + 1, mode="clip") == ord(">"))
@@ -63,12 +64,12 @@ class FastaBlock:
     def sequences(self) -> tuple[bytes, Lengths]:
         """The raw text of all records, headers excluded, and the bytes of each, shape (records,)."""
         _, header_ends, ends = self._bounds()
-        starts = np.minimum(header_ends + 1, ends)  # the very last header may have no line end
+        starts = np.minimum(header_ends + 1, ends)  # the last header may lack a line end
         pieces = [self.text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         return b"".join(pieces), ends - starts
 
     def headers(self) -> list[str]:
-        """The header of each record without its ``>``; UTF-8, or else Latin-1, which any bytes are."""
+        """The header of each record without its ``>``, as UTF-8 or, since any bytes are valid there, as Latin-1."""
         starts, ends, _ = self._bounds()
         return [_decode(self.text[start + 1 : end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
@@ -79,11 +80,11 @@ class FastaBlock:
         return [next(iter(header.split(None, 1)), b"") for header in headers]
 
     def locate(self, record: int) -> str:
-        """Where the header of a record is, such as ``x.fasta, line 3``."""
+        """File and line of a record's header, such as ``x.fasta, line 3``."""
         return f"{self.name}, line {self.first_line + _count_lines(self.text, int(self._bounds()[0][record]))}"
 
     def locate_invalid(self) -> tuple[str, bytes]:
-        """The first character that no rule accepts, and where it is, such as ``x.fasta, line 3``."""
+        """File and line of the first character that no rule accepts, and the character."""
         for number, line in enumerate(self.text.split(b"\n"), self.first_line):
             if not line.startswith(b">") and (character := first_invalid(line)):
                 return f"{self.name}, line {number}", character
@@ -91,7 +92,7 @@ class FastaBlock:
 
 
 def _count_lines(text: bytes, end: int) -> int:
-    # A count of bytes stops at each hit; lines are short enough for that to take longer than reading them.
+    # bytes.count stops at each hit; with short lines that takes longer than a scan by NumPy.
     return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8, count=end) == ord("\n")))
 
 
@@ -114,11 +115,11 @@ class FastaSource:
 
     Args:
         path: A file, plain or compressed with gzip, or ``-`` for standard input.
-        split: The split it feeds. Part of a training source may go to validation by hash.
-        block_bytes: Text in a block.
+        split: The split it is read for, ``train`` or ``val``. Part of a training source may go to validation.
+        block_bytes: Bytes of text in a block.
 
     Raises:
-        UserError: The input is missing or not readable.
+        UserError: The input is missing or unreadable.
     """
 
     def __init__(self, path: str | Path, split: str = TRAIN, block_bytes: int = BLOCK_BYTES) -> None:
@@ -128,24 +129,24 @@ class FastaSource:
         self.block_bytes = block_bytes
         self._raw_file = open_input(self.path)
         self.size = input_size(self._raw_file)
-        self._file = HashedFile(self._raw_file, lambda _: None)
+        self._file = HashedFile(self._raw_file)
 
     @property
     def identity(self) -> list[Any]:
-        """Place, split, size and time of the file; its place and split alone if it is a stream."""
+        """Path, split, size and modification time of the file; for a stream its path and split alone."""
         if self.size is None:
             return [self.path, self.split]
         status = os.fstat(self._raw_file.fileno())
         return [str(Path(self.path).resolve()), self.split, status.st_size, status.st_mtime_ns]
 
-    def blocks(self, on_bytes: Callable[[int], object] = lambda _: None) -> Iterator[FastaBlock]:
+    def blocks(self, on_bytes: Callable[[int], object] | None = None) -> Iterator[FastaBlock]:
         """Reads the input, once.
 
         Args:
             on_bytes: Called with the number of raw bytes of each read.
 
         Raises:
-            UserError: The input is empty, is no FASTA file, or its compressed stream is cut short or corrupt.
+            UserError: The input is empty, is not FASTA, or its compressed stream is cut short or corrupt.
         """
         self._file = HashedFile(self._raw_file, on_bytes)
         must_be_gzip = self.path.lower().endswith((".gz", ".bgz"))
@@ -195,7 +196,7 @@ class FastaSource:
         return rest, line
 
     def summary(self) -> SourceSummary:
-        """What was read. The name is without folders, so that two machines write the same manifest."""
+        """Name, size and hash of the input. The name has no folders, so that two machines write the same manifest."""
         name = self.path if self.path == STDIN else Path(self.path).name
         return SourceSummary(name, self.split, self._file.bytes_read, self._file.hexdigest())
 
@@ -207,16 +208,15 @@ def read_fasta(
 
     Args:
         path: A file, plain or compressed with gzip, or ``-`` for standard input.
-        rules: What to keep; by default every record with at least one residue.
-        dropped: Counts the records that are left out, by reason. Without it such a record is an error, because
-            nobody would hear of it.
+        rules: The rules; by default every record with at least one residue is kept.
+        dropped: Counts dropped records by reason. If None, such a record is an error, since nobody would notice it.
 
     Yields:
         Header without its ``>``, and upper-case residues.
 
     Raises:
-        UserError: The file is not readable or no FASTA file, a character is no letter, or a record is left out
-            while ``dropped`` is None.
+        UserError: The file is unreadable or not FASTA, a character is not a letter, or a record is dropped while
+            ``dropped`` is None.
     """
     for block in FastaSource(path).blocks():
         proteins, outcomes = judge_block(block, rules)
@@ -225,6 +225,6 @@ def read_fasta(
             if outcome == KEPT:
                 yield header, protein
             elif dropped is None:
-                raise UserError(f"{block.name}: record '{header[:60]}': {outcome.replace('_', ' ')}; mend or remove it")
+                raise UserError(f"{block.name}: record '{header[:60]}': {outcome.replace('_', ' ')}; fix or remove it")
             else:
                 dropped[outcome] += 1

@@ -1,4 +1,4 @@
-"""Blocks of raw records to cleaned proteins, split into training and validation, and encoded as samples."""
+"""Turns blocks of raw records into cleaned proteins, split into training and validation and encoded as samples."""
 
 from __future__ import annotations
 
@@ -15,33 +15,31 @@ from plm_composer.errors import UserError
 from plm_composer.files.mds import SIZE_BYTES, encode_samples
 from plm_composer.shards.inputs.cleaning import KEPT, OUTCOMES, Lengths, Rules, clean, cut, judge
 from plm_composer.shards.inputs.clusters import ClusterTable, Membership
-
-TRAIN, VAL = "train", "val"
-SPLITS = (TRAIN, VAL)
+from plm_composer.shards.inputs.split import TRAIN, VAL, validation_mask
 
 
 class Block(Protocol):
-    """A run of whole records of one source, small enough for a handful of them to be in memory at once."""
+    """Consecutive whole records of one source; a block is small, since several are in memory at once."""
 
     @property
     def split(self) -> str:
         """``train`` or ``val``."""
 
     def sequences(self) -> tuple[bytes, Lengths]:
-        """The raw text of all records, headers excluded, and the bytes of each, shape (records,)."""
+        """Raw text of all records, without headers, and the number of bytes of each, shape (records,)."""
 
     def locate_invalid(self) -> tuple[str, bytes]:
-        """The first character that no rule accepts, and where it is, such as ``x.fasta, line 3``."""
+        """File and line of the first character that no rule accepts, and the character."""
 
 
 class NamedBlock(Block, Protocol):
-    """A block whose records have names, by which a list of clusters knows them."""
+    """A block whose records have names, which a list of clusters uses."""
 
     def names(self) -> list[bytes]:
         """The name of each record."""
 
     def locate(self, record: int) -> str:
-        """Where a record starts, such as ``x.fasta, line 3``."""
+        """File and line where a record starts, such as ``x.fasta, line 3``."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ class Records:
 
     Attributes:
         samples: All proteins, one after the other, as a shard holds them: the number of residues, then the residues.
-        lengths: Residues in each protein, shape (proteins,).
+        lengths: Number of residues of each protein, shape (proteins,).
         digests: 64-bit hash of each protein's residues, shape (proteins,).
-        membership: The cluster of each, if there are clusters.
+        membership: Clusters of the proteins; None without clusters.
     """
 
     samples: bytes
@@ -64,7 +62,7 @@ class Records:
         return len(self.lengths)
 
     def select(self, mask: npt.NDArray[np.bool_]) -> Records:
-        """The proteins for which ``mask``, shape (proteins,), is true; ``self`` when that is all of them."""
+        """The proteins for which ``mask``, shape (proteins,), is true; ``self`` if all are."""
         if mask.all():
             return self
         samples = cut(self.samples, self.lengths + SIZE_BYTES)
@@ -84,7 +82,7 @@ def judge_block(block: Block, rules: Rules) -> tuple[list[bytes], npt.NDArray[np
     """Cleans the records of a block and applies the rules.
 
     Returns:
-        The residues of each record, dropped ones included, and for each an index into ``OUTCOMES``.
+        The residues of each record, dropped ones included, and each record's index into ``OUTCOMES``.
 
     Raises:
         UserError: A character that no rule accepts, unless ``rules.invalid`` is ``drop``.
@@ -94,24 +92,20 @@ def judge_block(block: Block, rules: Rules) -> tuple[list[bytes], npt.NDArray[np
     if rules.invalid == "error" and (outcomes == OUTCOMES.index("invalid_character")).any():
         place, character = block.locate_invalid()
         raise UserError(
-            f"{place}: character {ascii(character)[1:]} in a sequence; mend the file, "
-            "or leave such records out with --invalid drop"
+            f"{place}: character {ascii(character)[1:]} in a sequence; fix the file, or "
+            "drop such records with --invalid drop"
         )
     return cut(residues, lengths), outcomes
 
 
-def parse_block(block: Block, rules: Rules, val_threshold: int, clusters: ClusterTable | None = None) -> ParsedBlock:
+def parse_block(block: Block, rules: Rules, val_fraction: float, clusters: ClusterTable | None = None) -> ParsedBlock:
     """Cleans, filters and splits the records of a block.
-
-    A protein of a training source goes to validation if the xxh3 64-bit hash of its residues, or of the name of its
-    cluster, is below ``val_threshold``: where it goes depends on nothing else, neither on order nor on the other
-    proteins.
 
     Args:
         block: The records; with ``clusters``, a ``NamedBlock``.
-        rules: What to keep.
-        val_threshold: Share of the training sources that goes to validation, times 2^64.
-        clusters: The clusters that must not be torn apart.
+        rules: Which records are kept.
+        val_fraction: Share of the training sources that goes to validation, 0 to below 1.
+        clusters: The clusters that the split keeps whole.
 
     Raises:
         UserError: A character that no rule accepts, unless ``rules.invalid`` is ``drop``; or a protein that
@@ -131,11 +125,11 @@ def parse_block(block: Block, rules: Rules, val_threshold: int, clusters: Cluste
         members = None if membership is None else membership.select(chosen)
         return Records(encode_samples(samples, lengths[chosen]), lengths[chosen], digests[chosen], members)
 
-    if block.split == TRAIN and val_threshold:
-        to_val = (digests if membership is None else membership.keys) < np.uint64(val_threshold)
-        by_split = {TRAIN: records(~to_val), VAL: records(to_val)}
-    else:
+    to_val = validation_mask(block.split, digests, membership, val_fraction)
+    if to_val is None:
         by_split = {block.split: Records(encode_samples(proteins, lengths), lengths, digests, membership)}
+    else:
+        by_split = {TRAIN: records(~to_val), VAL: records(to_val)}
     counts = np.bincount(outcomes, minlength=len(OUTCOMES)).tolist()
     dropped = Counter({name: n for name, n in zip(OUTCOMES, counts, strict=True) if n and name != KEPT})
     return ParsedBlock(by_split, dropped)
@@ -150,7 +144,7 @@ def _find_clusters(
         first = int(found.listed.argmin())
         name = names[first].decode("utf-8", "replace")[:60]
         raise UserError(
-            f"{block.locate(int(np.flatnonzero(kept)[first]))}: '{name}' is in no cluster of {clusters.path}; mend the "
+            f"{block.locate(int(np.flatnonzero(kept)[first]))}: '{name}' is in no cluster of {clusters.path}; fix the "
             "list, or treat such proteins as clusters of their own with --unlisted alone"
         )
     return found

@@ -1,4 +1,4 @@
-"""Tables as a source: one column of data files, or of a split of Hugging Face ``datasets``, as blocks of rows."""
+"""Reads one column of data files, or of a split of a Hugging Face dataset, in blocks of rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import xxhash
 
 from plm_composer.errors import UserError
 from plm_composer.shards.inputs.cleaning import Lengths, first_invalid
-from plm_composer.shards.inputs.records import TRAIN
 from plm_composer.shards.inputs.sources import SourceSummary
+from plm_composer.shards.inputs.split import TRAIN
 from plm_composer.shards.inputs.tables import Table, TableFiles, explaining, outermost, table_format
 
 COLUMN_GUESSES = ("sequence", "seq", "text", "protein")
@@ -24,10 +24,10 @@ _SAVED_BY_DATASETS = ("dataset_info.json", "dataset_dict.json")
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Some rows of a column of strings.
+    """Consecutive rows of a column of strings.
 
     Attributes:
-        name: The dataset and its split, for messages.
+        name: Name of the dataset and its split, for messages.
         split: ``train`` or ``val``.
         first_row: Number of the first row, from 0 as ``datasets`` counts.
         texts: The values, encoded as UTF-8; a missing one is empty.
@@ -39,11 +39,11 @@ class RowBlock:
     texts: list[bytes]
 
     def sequences(self) -> tuple[bytes, Lengths]:
-        """The raw text of all rows, and the bytes of each, shape (rows,)."""
+        """Raw text of all rows, and the number of bytes of each, shape (rows,)."""
         return b"".join(self.texts), np.fromiter(map(len, self.texts), dtype=np.int64, count=len(self.texts))
 
     def locate_invalid(self) -> tuple[str, bytes]:
-        """The first character that no rule accepts, and where it is."""
+        """Dataset and row of the first character that no rule accepts, and the character."""
         for row, text in enumerate(self.texts, self.first_row):
             if character := first_invalid(text):
                 return f"{self.name}, row {row}", character
@@ -54,14 +54,14 @@ class RowSource:
     """One split of a dataset.
 
     Args:
-        table: Its rows.
-        name: Its name and split, such as ``taylor-joren/uniref50 (train)``.
-        column: The column of sequences, ``a.b`` for the field b in a column a; None to guess it.
-        split: The split it feeds, ``train`` or ``val``. Part of a training source may go to validation by hash.
-        rows_per_block: Rows in a block.
+        table: The rows of the split.
+        name: Name of the dataset and its split, such as ``taylor-joren/uniref50 (train)``.
+        column: Column of sequences, ``a.b`` for the field b in a column a; None to guess it.
+        split: The split it is read for, ``train`` or ``val``. Part of a training source may go to validation.
+        rows_per_block: Number of rows in a block.
 
     Raises:
-        UserError: There is no such column, or none or several that could be it.
+        UserError: The column does not exist, or the guess finds none or several.
     """
 
     size = None
@@ -90,17 +90,17 @@ class RowSource:
 
     @property
     def identity(self) -> list[Any]:
-        """Name, column and split, and what the table knows of itself."""
+        """Name, column and split, and the identity of the table."""
         return [self.name, self.column, self.split, self._table.identity]
 
-    def blocks(self, on_bytes: Callable[[int], object] = lambda _: None) -> Iterator[RowBlock]:
+    def blocks(self, on_bytes: Callable[[int], object] | None = None) -> Iterator[RowBlock]:
         """Reads the rows.
 
         Args:
-            on_bytes: Called with the bytes of text of each block.
+            on_bytes: Called with the number of bytes of text in each block.
 
         Raises:
-            UserError: A value is no text, or the dataset cannot be read.
+            UserError: A value is not text, or the dataset cannot be read.
         """
         self._hash.reset()
         self._bytes = 0
@@ -110,7 +110,8 @@ class RowSource:
             text = b"\n".join(texts) + b"\n"
             self._hash.update(text)
             self._bytes += len(text)
-            on_bytes(len(text))
+            if on_bytes is not None:
+                on_bytes(len(text))
             yield RowBlock(self.name, self.split, row, texts)
             row += len(texts)
 
@@ -119,10 +120,10 @@ class RowSource:
             if value is None:
                 break
             if not isinstance(value, dict) or field not in value:
-                raise UserError(f"{self.name}, row {row}: there is no '{self.column}', for want of a '{field}'")
+                raise UserError(f"{self.name}, row {row}: there is no '{self.column}': no field '{field}'")
             value = value[field]
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
-            # One text, or one that was cut into its letters.
+            # A list of one text, or of the letters of one.
             value = "".join(value) if len(value) == 1 or all(len(part) == 1 for part in value) else value
         if value is None:
             return b""
@@ -143,7 +144,7 @@ class RowSource:
         )
 
     def summary(self) -> SourceSummary:
-        """What was read: size and hash of the column's values, one a line, however the dataset is stored."""
+        """Size and hash of the column's values, one per line, whatever the storage format."""
         return SourceSummary(self.name, self.split, self._bytes, self._hash.hexdigest())
 
 
@@ -152,7 +153,7 @@ class DatasetTable:
 
     Args:
         dataset: The dataset.
-        name: Its name, for errors.
+        name: Name of the dataset, for errors.
     """
 
     def __init__(self, dataset: Any, name: str) -> None:
@@ -160,7 +161,7 @@ class DatasetTable:
 
     @property
     def column_names(self) -> list[str]:
-        """The columns, of nested ones the outermost name."""
+        """Names of the columns; for nested ones the outermost name."""
         if self._dataset.column_names is not None:
             return list(self._dataset.column_names)
         # A stream of JSON or CSV knows its columns only from its first row.
@@ -169,11 +170,11 @@ class DatasetTable:
 
     @property
     def identity(self) -> str | None:
-        """``datasets``' own fingerprint, which a stream has not."""
+        """Fingerprint by ``datasets``; None for a stream, which has none."""
         return getattr(self._dataset, "_fingerprint", None)
 
     def batches(self, column: str, rows: int) -> Iterator[list[Any]]:
-        """The values of one column, so many at a time."""
+        """Yields the values of one column, ``rows`` at a time."""
         head = outermost(column, self.column_names) or column
         with explaining(self._name):
             for batch in self._dataset.select_columns([head]).iter(batch_size=rows):
@@ -181,10 +182,10 @@ class DatasetTable:
 
 
 def choose_column(names: Sequence[str], column: str | None, name: str) -> str:
-    """Checks the chosen column, or guesses it if there is exactly one that could be it.
+    """Checks the chosen column, or guesses it if exactly one column has a usual name.
 
     Raises:
-        UserError: There is no such column, or none or several that could be it.
+        UserError: The column does not exist, or the guess finds none or several.
     """
     listed = ", ".join(names)
     if column is not None:
@@ -228,7 +229,7 @@ def load_splits(
 
 
 def _load_dataset(path: str, config: str | None, revision: str | None, streaming: bool) -> dict[str, Table]:
-    # Slow to import, and not needed for FASTA.
+    # Slow to import, and FASTA does not need it.
     import datasets
 
     if any(Path(path, marker).is_file() for marker in _SAVED_BY_DATASETS):
@@ -239,7 +240,7 @@ def _load_dataset(path: str, config: str | None, revision: str | None, streaming
     files: dict[str, list[str]] = {str(key): list(part) for key, part in (builder.config.data_files or {}).items()}
     ours = files and all(table_format(file) for part in files.values() for file in part)
     if ours and (Path(path).is_dir() or not streaming):
-        manager = datasets.DownloadManager()  # which leaves local files where they are
+        manager = datasets.DownloadManager()  # leaves local files where they are
         return {
             key: TableFiles([Path(copy) for copy in manager.download(part)], _short_names(path, part))
             for key, part in files.items()
@@ -249,7 +250,7 @@ def _load_dataset(path: str, config: str | None, revision: str | None, streaming
 
 
 def _short_names(path: str, files: Sequence[str]) -> list[str]:
-    """The files of a dataset as one would name them: below the folder or the dataset that was asked for."""
+    """Names of a dataset's files for messages: below the folder or dataset that the user gave."""
     root = str(Path(path).resolve()) if Path(path).is_dir() else path
     return [f"{path}/{file.rpartition(root)[2].lstrip('/')}" if root in file else file for file in files]
 
@@ -258,7 +259,7 @@ def choose_split(splits: dict[str, Table], split: str, name: str) -> Table:
     """Looks up a split.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: The dataset has no split of this name.
     """
     if split not in splits:
         raise UserError(f"{name}: no split '{split}'; there are: {', '.join(splits)}")

@@ -1,4 +1,4 @@
-"""Where proteins come from, and what the manifest says of it."""
+"""The interface of a conversion's inputs, and their summary in the manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SourceSummary:
 
 
 class Source(Protocol):
-    """Where proteins come from: an input that is read once."""
+    """An input of a conversion, which is read once."""
 
     @property
     def split(self) -> str:
@@ -28,14 +28,14 @@ class Source(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Bytes to read, if known."""
+        """Number of bytes to read; None if unknown."""
 
     @property
     def identity(self) -> list[Any]:
-        """Plain values that are others once the input is another, as far as can be told without reading it."""
+        """Plain values that change if the input changes, as far as that shows without reading it."""
 
     def blocks(self, on_bytes: Callable[[int], object]) -> Iterator[Block]:
-        """Reads the input; reports bytes as they are read."""
+        """Yields the records in blocks; calls ``on_bytes`` with the number of bytes of each read."""
 
     def summary(self) -> SourceSummary:
-        """What was read."""
+        """Name, size and hash of what was read."""

@@ -1,4 +1,4 @@
-"""Bytes of a FASTA input: hashed as they come, decompressed, with one kind of line end."""
+"""Reads the bytes of a FASTA input: hashes and decompresses them, and unifies line ends."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ class CorruptStream(Exception):
 
 
 class HashedFile:
-    """A binary file that counts and hashes what is read from it.
+    """Counts and hashes the bytes that are read from a binary file.
 
     Args:
         file: The open file.
         on_bytes: Called with the number of bytes of each read.
     """
 
-    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], object]) -> None:
+    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], object] | None = None) -> None:
         self._file = file
         self._on_bytes = on_bytes
         self._hash = xxhash.xxh3_128()
         self.bytes_read = 0
 
     def chunks(self) -> Iterator[bytes]:
-        """Reads to the end."""
+        """Yields the file up to its end."""
         while chunk := self._file.read(_CHUNK_BYTES):
             self._hash.update(chunk)
             self.bytes_read += len(chunk)
-            self._on_bytes(len(chunk))
+            if self._on_bytes is not None:
+                self._on_bytes(len(chunk))
             yield chunk
 
     def hexdigest(self) -> str:
-        """xxh3 128-bit hash of what was read so far."""
+        """xxh3 128-bit hash of the bytes read so far."""
         return self._hash.hexdigest()
 
 
@@ -57,7 +58,7 @@ def open_input(name: str) -> BinaryIO:
     """Opens a file, or standard input for ``-``.
 
     Raises:
-        UserError: It is missing, a directory or not readable.
+        UserError: The file is missing, a directory or unreadable.
     """
     if name == STDIN:
         return sys.stdin.buffer
@@ -72,19 +73,18 @@ def open_input(name: str) -> BinaryIO:
 
 
 def input_size(file: BinaryIO) -> int | None:
-    """Bytes in an open file; None for a pipe, whose end nobody knows."""
+    """Bytes in an open file; None for a pipe, whose length is unknown."""
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def decompress(chunks: Iterator[bytes], *, must_be_gzip: bool) -> Iterator[bytes]:
-    """Decompresses a gzip stream of one or many members (as ``bgzip`` writes them); passes other bytes on.
+    """Decompresses a gzip stream of one or many members (as ``bgzip`` writes them); passes other bytes through.
 
-    Everything before the fault is passed on before an error is raised, unlike with ``isal.igzip``, so that the error
-    can name the line.
+    Unlike ``isal.igzip``, it yields everything before a fault before it raises, so that the error can name the line.
 
     Raises:
-        CorruptStream: The stream ends early or is corrupt, or is no gzip stream although ``must_be_gzip``.
+        CorruptStream: The stream ends early or is corrupt, or is not gzip although ``must_be_gzip``.
     """
     first = b""
     while len(first) < len(_GZIP_MAGIC) and (chunk := next(chunks, b"")):
@@ -126,7 +126,7 @@ def _gunzip(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def unify_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    r"""Turns ``\r\n`` and ``\r`` into ``\n``, also where a ``\r\n`` lies across two chunks."""
+    r"""Turns ``\r\n`` and ``\r`` into ``\n``, also where a ``\r\n`` spans two chunks."""
     held = b""
     for chunk in chunks:
         text = held + chunk

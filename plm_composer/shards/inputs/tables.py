@@ -1,7 +1,7 @@
-"""Files of tables, parquet, CSV, TSV and JSON: the values of one column, and nothing else of them.
+"""Reads the values of one column from parquet, CSV, TSV and JSON files.
 
-Other columns may hold what they like, and change it from row to row and from file to file. Text is text: no value
-stands for a missing one.
+Other columns are ignored, so that their types may change from row to row and from file to file. No text is taken for a
+missing value.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pyarrow.parquet
 from plm_composer.errors import UserError
 
 _BLOCK_BYTES = 16 << 20
-"""Of a CSV file that are parsed at once; no row may be longer."""
+"""Bytes of a CSV file that are parsed at once; no row may be longer."""
 _ROWS_LOOKED_AT = 100
-"""Rows of a JSON file whose keys are its columns."""
+"""Number of first rows of a JSON file whose keys are its columns."""
 _COMPRESSIONS = (".gz", ".bz2", ".zst", ".lz4")
 
 
@@ -33,22 +33,22 @@ class Table(Protocol):
 
     @property
     def column_names(self) -> list[str]:
-        """The columns, of nested ones the outermost name."""
+        """Names of the columns; for nested ones the outermost name."""
 
     @property
     def identity(self) -> Any:
-        """Plain values that are others once the table is another, as far as can be told without reading it."""
+        """Plain values that change if the table changes, as far as that shows without reading it."""
 
     def batches(self, column: str, rows: int) -> Iterator[list[Any]]:
-        """The values of one column, so many at a time; of a nested one (``a.b``), those of its outermost part."""
+        """Yields a column's values, ``rows`` at a time; for a nested column (``a.b``) those of its outermost part."""
 
 
 class TableFiles:
-    """Some files of one format as one table.
+    """Several files of one format as one table.
 
     Args:
         paths: The files, in order.
-        names: What to call them in errors and to tell their format by, where that is not their path.
+        names: Names of the files for errors, whose endings give the format. Default: the paths.
 
     Raises:
         UserError: A file is missing or its format unknown.
@@ -64,17 +64,17 @@ class TableFiles:
 
     @property
     def column_names(self) -> list[str]:
-        """The columns of the first file that has some."""
+        """The columns of the first file that is not empty."""
         return next((names for path, name in self._files if (names := _reader(name)(path, name).columns())), [])
 
     @property
     def identity(self) -> list[list[Any]]:
-        """Place, size and time of each file."""
+        """Path, size and modification time of each file."""
         found = [(path.resolve(), path.stat()) for path, _ in self._files]
         return [[str(path), status.st_size, status.st_mtime_ns] for path, status in found]
 
     def batches(self, column: str, rows: int) -> Iterator[list[Any]]:
-        """The values of one column, so many at a time.
+        """Yields the values of one column, ``rows`` at a time.
 
         Raises:
             UserError: A file cannot be read, or has no such column.
@@ -89,14 +89,14 @@ class TableFiles:
 
 
 def table_format(name: str) -> str | None:
-    """The ending that tells a file's format, such as ``.csv``; None where it is none of ours."""
+    """The ending that gives a file's format, such as ``.csv``; None if the format is not supported."""
     path = Path(name.lower())
     suffix = Path(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
     return suffix if suffix in _READERS else None
 
 
 def outermost(column: str, names: Sequence[str]) -> str | None:
-    """The column of a table to which a name such as ``sequence.value`` leads; None where there is none."""
+    """The column of a table that a name such as ``sequence.value`` begins with; None if there is none."""
     parts = column.split(".")
     heads = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
     return next((head for head in heads if head in names), None)
@@ -114,7 +114,7 @@ class _Parquet:
         with explaining(self._name):
             for batch in file.iter_batches(batch_size=rows, columns=[column]):
                 if not batch.num_columns:
-                    raise UserError(f"{self._name}: no column '{column}', though there is the first part of the name")
+                    raise UserError(f"{self._name}: no column '{column}', only the first part of the name")
                 yield batch.column(0).to_pylist()
 
     def _open(self) -> Any:
@@ -152,7 +152,7 @@ class _Tsv(_Csv):
 
 
 class _Json:
-    """Lines of objects; or one array of objects; or one object with an array of objects in it (UniProt's)."""
+    """One object per line, one array of objects, or one object that holds an array of objects (UniProt's)."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path, self._name = path, name
@@ -202,9 +202,9 @@ def _rows_of(document: Any, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _table_in(document: Any) -> list[Any] | None:
-    """The one array of objects in an object that holds nothing else but numbers and what is empty.
+    """Finds the array of objects in an object that otherwise holds only numbers and empty values.
 
-    A record, which may hold an array of objects too, has some text.
+    A record may hold an array of objects too, but it also holds text.
     """
     values = [value for value in document.values() if value] if isinstance(document, dict) else []
     others = [value for value in values if not isinstance(value, int | float)]
@@ -220,21 +220,21 @@ def _as_row(value: Any, place: str) -> dict[str, Any]:
 
 
 def _open_text(path: Path) -> io.TextIOWrapper:
-    # What is no UTF-8 may lie in another column; in a sequence it is refused as any odd character.
+    # Bytes that are not UTF-8 may be in another column; in a sequence they are refused like any invalid character.
     stream = pa.input_stream(str(path), compression="detect")
     return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
 
 
 @contextlib.contextmanager
 def explaining(name: str, problem: str = "cannot be read") -> Iterator[None]:
-    """Turns what a library finds wrong with an input into one line: each has exceptions of its own.
+    """Turns any exception into a one-line ``UserError``, since each library has its own exceptions.
 
     Args:
-        name: The input.
-        problem: What to say of it.
+        name: Name of the input, for the message.
+        problem: The problem, for the message.
 
     Raises:
-        UserError: Anything was raised.
+        UserError: The body raised an exception.
     """
     try:
         yield
@@ -245,7 +245,7 @@ def explaining(name: str, problem: str = "cannot be read") -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line, and no longer than one can read."""
+    """An exception's message on one line, at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

@@ -1,1 +1,1 @@
-"""Records to shard files, index and manifest, in a folder or a store."""
+"""Writes records as shard files, indexes and a manifest, to a folder or an object store."""

@@ -1,4 +1,4 @@
-"""Proteins that come again, found by 64-bit hashes that take 8 bytes for each, with tests of whole arrays at once."""
+"""Finds duplicate proteins by 64-bit hash (8 bytes each), vectorised."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Digests = npt.NDArray[np.uint64]
 
 
 class DigestSet:
-    """Digests in a few sorted runs; like runs are merged, so that there are at most log2(n) of them."""
+    """A set of digests in sorted runs; runs of similar size are merged, so that there are at most log2(n) of them."""
 
     def __init__(self) -> None:
         self._runs: list[Digests] = []
 
     def contains(self, digests: Digests) -> npt.NDArray[np.bool_]:
-        """For each digest whether it is in the set, shape (len(digests),)."""
+        """Whether each digest is in the set, shape (len(digests),)."""
         found = np.zeros(len(digests), dtype=np.bool_)
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, digests), len(run) - 1)
@@ -25,7 +25,7 @@ class DigestSet:
         return found
 
     def add(self, digests: Digests) -> npt.NDArray[np.bool_]:
-        """Adds digests; returns for each whether it was new, the first of equal ones being so."""
+        """Adds digests; returns whether each was new, of equal ones only the first, shape (len(digests),)."""
         values, firsts = np.unique(digests, return_index=True)
         unseen = ~self.contains(values)
         run = values[unseen]
@@ -40,11 +40,11 @@ class DigestSet:
 
 
 class RepeatFilter:
-    """Decides what only the order of all proteins can tell: which are repeats, or in validation already.
+    """Finds repeats, and training proteins that are in validation; it must see all proteins in order.
 
     Args:
-        against_val: Whether validation comes first, and training leaves out what is in it.
-        deduplicate: Whether to leave out exact repeats.
+        against_val: Whether to drop training proteins that are in validation, which must come first.
+        deduplicate: Whether to drop exact repeats.
     """
 
     def __init__(self, *, against_val: bool, deduplicate: bool) -> None:
@@ -53,15 +53,15 @@ class RepeatFilter:
         self._seen, self._in_val = DigestSet(), DigestSet()
 
     def keep(self, digests: Digests, *, is_val: bool, dropped: Counter[str]) -> npt.NDArray[np.bool_]:
-        """Takes the next proteins.
+        """Filters the next proteins.
 
         Args:
             digests: Hash of each protein, shape (proteins,).
-            is_val: Whether they are validation's.
-            dropped: Counts those that are left out, by reason.
+            is_val: Whether the proteins are in validation.
+            dropped: Counts dropped proteins by reason.
 
         Returns:
-            Which to keep, shape (proteins,).
+            Whether to keep each protein, shape (proteins,).
         """
         keep = np.ones(len(digests), dtype=np.bool_)
         if self._against_val and is_val:

@@ -1,4 +1,4 @@
-"""The end of a conversion: all shards are written; the indexes and the manifest make a dataset of them."""
+"""Finishes a conversion: writes the indexes and the manifest of the shards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from plm_composer.errors import UserError
 from plm_composer.files.mds import COLUMNS
 from plm_composer.shards.inputs.clusters import ClusterSummary
-from plm_composer.shards.inputs.records import SPLITS, TRAIN, VAL
 from plm_composer.shards.inputs.sources import SourceSummary
+from plm_composer.shards.inputs.split import SPLITS, TRAIN, VAL
 from plm_composer.shards.output.manifest import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -27,11 +27,11 @@ from plm_composer.shards.output.staging import write_durably
 
 
 class NoValidationProteins(UserError):
-    """By their hashes, no protein goes to validation.
+    """No protein's hash falls into validation.
 
     Args:
-        proteins: How many there are.
-        fraction: Share that was to go there.
+        proteins: Number of proteins.
+        fraction: Share that should go to validation, above 0 and below 1.
     """
 
     def __init__(self, proteins: int, fraction: float) -> None:
@@ -50,15 +50,15 @@ def finish(
     settings: Settings,
     clusters: ClusterSummary | None = None,
 ) -> Manifest:
-    """Writes the indexes and the manifest, removes whatever else is beside the shards, and reads everything back.
+    """Writes the indexes and the manifest, removes other files beside the shards, and reads the indexes back.
 
     Args:
         folder: The dataset, with a subfolder for each split.
         written: The shards, those of a split in order.
-        sources: What was read, in order.
-        dropped: Records left out, by reason.
-        settings: What decided the output.
-        clusters: The list of clusters, if there was one.
+        sources: Summaries of the inputs, in order.
+        dropped: Number of dropped records by reason.
+        settings: The settings that determined the output.
+        clusters: Summary of the list of clusters; None without one.
 
     Raises:
         UserError: A split has no proteins.
@@ -105,7 +105,7 @@ def _require_proteins(
 
 
 def _remove_others(folder: Path, shards: Sequence[ShardSummary]) -> None:
-    """Removes the shards of an interrupted conversion of something longer."""
+    """Removes extra shards, which an interrupted conversion of a longer input left."""
     names = {(shard.entry["zip_data"] or shard.entry["raw_data"])["basename"] for shard in shards}
     for path in folder.iterdir():
         if path.name not in names:
@@ -116,7 +116,7 @@ def _check(folder: Path, manifest: Manifest) -> None:
     """Reads the written indexes back and compares counts and file sizes.
 
     Raises:
-        OSError: What is on the disk is not what was written.
+        OSError: The files on the disk are not what was written.
     """
     for split, summary in manifest.splits.items():
         path = folder / split / INDEX_NAME
@@ -124,4 +124,4 @@ def _check(folder: Path, manifest: Manifest) -> None:
         stored = [entry["zip_data"] or entry["raw_data"] for entry in entries]
         sizes = [(path.parent / info["basename"]).stat().st_size for info in stored]
         if sum(entry["samples"] for entry in entries) != summary.samples or sizes != [i["bytes"] for i in stored]:
-            raise OSError(None, "what was written does not read back", str(path))
+            raise OSError(None, "the files read back differ from what was written", str(path))

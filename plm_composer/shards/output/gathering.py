@@ -1,4 +1,4 @@
-"""The members of each cluster put together, however far apart they are in the input: a bucket sort on the disk."""
+"""Gathers the members of each cluster, however far apart they are in the input, by a bucket sort on the disk."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy.typing as npt
 from plm_composer.errors import UserError
 from plm_composer.files.mds import MEMBER_SEPARATOR, SIZE_BYTES, encode_samples
 from plm_composer.shards.inputs.cleaning import cut
-from plm_composer.shards.inputs.records import SPLITS, Records
+from plm_composer.shards.inputs.records import Records
+from plm_composer.shards.inputs.split import SPLITS
 
 BUFFER_BYTES = 64 << 20
-"""Residues in memory before they go to the disk."""
+"""Bytes of residues in memory before they go to the disk."""
 MAX_CLUSTER_BYTES = 256 << 20
+"""Bytes that the record of a cluster may have."""
 _BUCKET_BITS = 10
-"""Of a cluster's key; 100 GB of proteins make 1,024 buckets of 100 MB, of which one is in memory at a time."""
+"""First bits of a cluster's key, its bucket: 100 GB of proteins make 1,024 of 100 MB, one in memory at a time."""
 _ROW = np.dtype([("key", "<u8"), ("length", "<u4"), ("leads", "?")])
 _Rows = npt.NDArray[np.void]
 
@@ -27,19 +29,19 @@ def gather(
 ) -> Iterator[tuple[str, Records]]:
     """Makes one record of each cluster: its members joined by ``MEMBER_SEPARATOR``, the representative first.
 
-    Members are in the order of the input, clusters in that of their keys. What comes out depends on nothing else.
+    Members are in the order of the input, clusters in the order of their keys. The output depends on nothing else.
 
     Args:
-        portions: A split and proteins of it that know their clusters.
-        folder: For temporary files, if there is more than ``buffer_bytes``; it must not exist yet, and does not at the
-            end. Meanwhile it holds all residues, uncompressed.
-        buffer_bytes: Residues in memory at once; ``BUFFER_BYTES`` by default.
+        portions: Pairs of a split and proteins of it, which have a ``membership``.
+        folder: Folder for temporary files beyond ``buffer_bytes``. It must not exist, holds all residues uncompressed
+            meanwhile, and is removed at the end.
+        buffer_bytes: Bytes of residues in memory at once. Default: ``BUFFER_BYTES``.
 
     Yields:
-        A split and records of it; all of training first.
+        Pairs of a split and records of it; all of training first.
 
     Raises:
-        UserError: A cluster has more residues than a record may have.
+        UserError: A cluster has more than ``MAX_CLUSTER_BYTES``.
     """
     gatherers = {split: _Gatherer(folder / split, buffer_bytes or BUFFER_BYTES) for split in SPLITS}
     for split, records in portions:
@@ -62,7 +64,7 @@ class _Gatherer:
         self._bytes = 0
 
     def add(self, records: Records) -> None:
-        """Takes proteins in."""
+        """Adds proteins."""
         assert records.membership is not None, "proteins without clusters cannot be gathered"
         rows = np.empty(len(records), dtype=_ROW)
         rows["key"], rows["length"] = records.membership.keys, records.lengths
@@ -90,7 +92,7 @@ class _Gatherer:
         self._folder.rmdir()
 
     def _spill(self) -> None:
-        """Appends what is in memory to the buckets. The first bits of a key choose, so that buckets are in order."""
+        """Appends the proteins in memory to the buckets, which are in the order of the keys."""
         self._folder.mkdir(parents=True, exist_ok=True)
         rows = np.concatenate(self._rows)
         buckets = (rows["key"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
@@ -105,7 +107,7 @@ class _Gatherer:
 
 
 def _join(rows: _Rows, proteins: list[bytes]) -> Records:
-    order = np.lexsort((~rows["leads"], rows["key"]))  # stable: the rest stays in the order of the input
+    order = np.lexsort((~rows["leads"], rows["key"]))  # stable: other members keep the order of the input
     keys, starts = np.unique(rows["key"][order], return_index=True)
     ends = np.append(starts[1:], len(order))
     ordered = [proteins[i] for i in order.tolist()]

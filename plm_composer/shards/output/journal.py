@@ -1,4 +1,4 @@
-"""What a conversion has finished, noted as it goes, so that the next run need not make it again."""
+"""Records the finished shards of a conversion, so that an interrupted one can continue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plm_composer.shards.inputs.records import SPLITS
+from plm_composer.files.atomic import sync
+from plm_composer.shards.inputs.split import SPLITS
 from plm_composer.shards.output.manifest import ShardSummary
 from plm_composer.shards.output.staging import LOCK_NAME
 
@@ -18,55 +19,55 @@ JOURNAL_NAME = ".journal"
 
 
 class Journal:
-    """A file of JSON lines in the staging folder: what is converted, then each shard once it is on the disk.
+    """A file of JSON lines in the staging folder: the fingerprint, then each shard once it is on the disk.
 
     Args:
-        fingerprint: What decides the output, as plain JSON values by name. Only a conversion with the same is
-            continued.
-        say: Called with a line for the user.
+        fingerprint: Everything that determines the output, as plain JSON values by name. Only a conversion with the
+            same fingerprint is continued.
+        say: Called with each line for the user; None for none.
     """
 
-    def __init__(self, fingerprint: Mapping[str, Any], say: Callable[[str], object] = lambda _: None) -> None:
+    def __init__(self, fingerprint: Mapping[str, Any], say: Callable[[str], object] | None = None) -> None:
         self._fingerprint = dict(fingerprint)
         self._say = say
         self._path: Path | None = None
-        self._noted: dict[tuple[str, int], ShardSummary] = {}
+        self._finished: dict[tuple[str, int], ShardSummary] = {}
         self._used = 0
 
     def resume(self, folder: Path) -> bool:
-        """Reads the journal of an interrupted conversion, if ``folder`` has one, and removes what cannot be used.
+        """Reads the journal of an interrupted conversion, if ``folder`` has one, and removes files of no use.
 
         Returns:
-            Whether the rest of what is in ``folder`` is of use.
+            Whether the conversion can continue with the rest of the files in ``folder``.
         """
         self._path = folder / JOURNAL_NAME
         try:
             lines = _read_lines(self._path)
-            noted = [_shard_summary(fields) for fields in lines[1:]]
+            finished = [_shard_summary(fields) for fields in lines[1:]]
         except (ValueError, TypeError):
-            self._say(f"starting over: {self._path} is damaged")
+            self._report(f"starting over: {self._path} is damaged")
             return False
         if not lines:
             return False
         differences = [key for key, value in self._fingerprint.items() if lines[0].get(key) != value]
         if differences:
-            self._say(f"starting over: the interrupted conversion in {folder} had other {', '.join(differences)}")
+            self._report(f"starting over: the interrupted conversion in {folder} had other {', '.join(differences)}")
             return False
-        self._noted = {(shard.split, shard.number): shard for shard in noted}
+        self._finished = {(shard.split, shard.number): shard for shard in finished}
         for path in folder.iterdir():
             if path.is_dir() and path.name not in SPLITS:
                 shutil.rmtree(path)
             elif path.is_file() and path.name not in (LOCK_NAME, JOURNAL_NAME):
                 path.unlink()
-        self._say(f"continuing the interrupted conversion in {folder}: {len(self._noted)} shards are done")
+        self._report(f"continuing the interrupted conversion in {folder}: {len(self._finished)} shards are done")
         return True
 
     def find(self, split: str, number: int) -> ShardSummary | None:
-        """A shard that the interrupted conversion finished."""
-        return self._noted.get((split, number))
+        """Summary of a shard that the interrupted conversion finished; None if it did not."""
+        return self._finished.get((split, number))
 
     def add(self, shard: ShardSummary) -> None:
-        """Notes a shard that is on the disk."""
+        """Records a shard that is on the disk."""
         if self.find(shard.split, shard.number) == shard:
             self._used += 1
         else:
@@ -81,22 +82,25 @@ class Journal:
         """Removes the journal."""
         assert self._path is not None
         self._path.unlink()
-        changed = len(self._noted) - self._used
+        changed = len(self._finished) - self._used
         if changed:
-            self._say(
-                f"{changed} of {len(self._noted)} shards of the interrupted conversion were not the same; made anew"
+            self._report(
+                f"{changed} of {len(self._finished)} shards of the interrupted conversion differed and were made again"
             )
+
+    def _report(self, line: str) -> None:
+        if self._say is not None:
+            self._say(line)
 
     def _append(self, fields: dict[str, Any]) -> None:
         assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fields) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        sync(self._path)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads the lines. A killed process may leave half a one at the end, which is cut off."""
+    """Reads the lines, and cuts off a partial one that a killed process left at the end."""
     if not path.exists():
         return []
     text = path.read_bytes()

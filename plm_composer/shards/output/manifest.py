@@ -1,4 +1,4 @@
-"""The manifest of a converted dataset: what went in, what came out, what was dropped."""
+"""The manifest of a converted dataset: inputs, outputs, and dropped records."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from plm_composer import __version__
 from plm_composer.errors import UserError
 from plm_composer.shards.inputs.clusters import ClusterSummary
 from plm_composer.shards.inputs.sources import SourceSummary
@@ -21,7 +21,7 @@ INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 
 LENGTH_BINS = (1, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 32768)
-"""First length of each bin of the length histogram; the last bin has no end."""
+"""First length, in residues, of each bin of the length histogram; the last bin has no end."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ShardSummary:
         split: ``train`` or ``val``.
         number: Position in the split, from 0.
         entry: Its entry in ``index.json``.
-        proteins: Number of proteins, which is above that of its samples where these are clusters.
-        residues: Sum of the lengths.
-        min_length: Shortest protein.
-        max_length: Longest protein.
-        length_counts: Proteins in each of ``LENGTH_BINS``.
+        proteins: Number of proteins; more than samples if these are clusters.
+        residues: Number of residues.
+        min_length: Length of the shortest protein, in residues.
+        max_length: Length of the longest protein, in residues.
+        length_counts: Number of proteins in each of ``LENGTH_BINS``.
         letter_counts: Number of each letter A to Z.
     """
 
@@ -53,7 +53,7 @@ class ShardSummary:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A split: counts, lengths in residues, composition, the digest of its shards, and clusters if it has such."""
+    """A split: counts, lengths in residues, composition, digest of its shards, and number of clusters."""
 
     proteins: int
     residues: int
@@ -66,28 +66,28 @@ class SplitSummary:
     composition: dict[str, int]
     digest: str
     clusters: int | None = None
-    """Samples, where each holds the members of one cluster; None where each is one protein."""
+    """Number of samples if each holds the members of one cluster; None if each is one protein."""
 
     @property
     def samples(self) -> int:
-        """Samples in the shards: clusters, or proteins."""
+        """Number of samples in the shards: clusters, or proteins."""
         return self.proteins if self.clusters is None else self.clusters
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` holds.
+    """The content of ``manifest.json``.
 
     Attributes:
         format_version: Version of this layout.
         tool: Program and version that wrote it.
         digest: Hash over the hashes of all shards: equal for equal proteins in equal order, format and shard size.
         columns: MDS columns.
-        settings: Arguments that decide what is written.
+        settings: Arguments that determine the output.
         sources: Inputs in the order in which they were read.
         splits: ``train``, and ``val`` if there is one.
-        dropped: Records left out, by reason.
-        clusters: The list of clusters that decided the split; None if there was none.
+        dropped: Number of dropped records by reason.
+        clusters: The list of clusters that decided the split; None without one.
     """
 
     format_version: int
@@ -101,7 +101,7 @@ class Manifest:
     clusters: ClusterSummary | None = None
 
     def to_json(self) -> str:
-        """JSON with a line end."""
+        """The manifest as JSON, with a line end."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
@@ -115,11 +115,11 @@ def digest_of_shards(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summarise_split(shards: Sequence[ShardSummary], *, of_clusters: bool = False) -> SplitSummary:
-    """Adds up the shards of one split, of which there is at least one.
+    """Adds up the shards of one split.
 
     Args:
-        shards: Those of the split, in order.
-        of_clusters: Whether a sample holds the members of a cluster.
+        shards: Shards of the split, in order; at least one.
+        of_clusters: Whether each sample holds the members of a cluster.
     """
     proteins = sum(shard.proteins for shard in shards)
     residues = sum(shard.residues for shard in shards)
@@ -155,7 +155,7 @@ def summarise(
     """Makes the manifest."""
     return Manifest(
         format_version=FORMAT_VERSION,
-        tool=f"plm-composer {__version__}",
+        tool=f"plm-composer {version('plm-composer')}",
         digest=_digest([f"{name}:{split.digest}" for name, split in splits.items()]),
         columns=columns,
         settings=settings,
@@ -173,7 +173,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         folder: The folder that holds ``manifest.json`` beside ``train/``.
 
     Raises:
-        UserError: There is none, or it cannot be understood.
+        UserError: It is missing, or not a manifest of the converter.
     """
     path = Path(folder) / MANIFEST_NAME
     try:

@@ -1,4 +1,4 @@
-"""Object stores: a finished folder is uploaded, what makes it valid last; single objects are downloaded."""
+"""Object stores: uploads a finished dataset, its manifest last, and downloads single objects."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def connect(remote: str, folder: Path, *, overwrite: bool) -> Any:
     Args:
         remote: URL of the dataset, of any scheme that ``streaming`` uploads to.
         folder: Local folder that will be uploaded.
-        overwrite: Whether a dataset that is already there may be replaced.
+        overwrite: Whether to replace a dataset that is already there.
 
     Returns:
         ``streaming``'s uploader.
 
     Raises:
-        UserError: The store cannot be reached or written, or there are objects already.
+        UserError: The store cannot be reached or written, or already has objects there.
     """
-    # Slow to import, and needed for remote outputs alone.
+    # Slow to import, and only remote outputs need it.
     from streaming.base.storage.upload import CloudUploader
 
     with store_errors(remote):
@@ -53,15 +53,15 @@ def download(url: str, path: Path, *, attempts: int = 2, timeout: float = 60.0) 
     """Downloads one object.
 
     Args:
-        url: Its address.
-        path: Where to put it; folders are made.
-        attempts: How often to try, with pauses of 1, 2, 4 ... seconds between.
+        url: Address of the object.
+        path: Where to write it; missing folders are made.
+        attempts: Number of attempts, with pauses of 1, 2, 4 ... seconds between.
         timeout: Seconds to wait for an answer.
 
     Raises:
-        UserError: It is not there or cannot be read.
+        UserError: The object is missing or cannot be read.
     """
-    # Slow to import, and needed for remote data alone.
+    # Slow to import, and only remote data need it.
     from streaming.base.storage import CloudDownloader
     from streaming.base.util import retry
 
@@ -72,11 +72,11 @@ def download(url: str, path: Path, *, attempts: int = 2, timeout: float = 60.0) 
         )()
 
 
-def upload(uploader: Any, remote: str, folder: Path, on_file: Callable[[str], object] = lambda _: None) -> None:
+def upload(uploader: Any, remote: str, folder: Path, on_file: Callable[[str], object] | None = None) -> None:
     """Uploads a dataset: its shards, then each ``index.json``, then the manifest.
 
     Args:
-        uploader: What ``connect`` returned.
+        uploader: Uploader from ``connect``.
         remote: URL of the dataset.
         folder: The finished dataset.
         on_file: Called with the name of each file that has been uploaded.
@@ -90,4 +90,5 @@ def upload(uploader: Any, remote: str, folder: Path, on_file: Callable[[str], ob
     with store_errors(remote), ThreadPoolExecutor(_UPLOADS_AT_ONCE) as threads:
         for group in (shards, indexes, [MANIFEST_NAME]):
             for name, _ in zip(group, threads.map(uploader.upload_file, group), strict=True):
-                on_file(name)
+                if on_file is not None:
+                    on_file(name)

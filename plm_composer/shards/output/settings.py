@@ -1,4 +1,4 @@
-"""What decides the content of a converted dataset."""
+"""The settings that determine the content of a converted dataset."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ DEFAULT_VAL_FRACTION = 0.001
 """One protein in a thousand: 60,000 of UniRef50, which is plenty for a validation loss."""
 _ZSTD_LEVELS = range(1, 23)
 _MOST_SHARD_MIB = 1024
-"""`zstd` compresses less than 2 GiB at once, and a shard may be larger than asked for by one protein."""
+"""`zstd` compresses less than 2 GiB at once, and a shard may exceed its size by one protein."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the content of the output.
+    """The settings that determine the output.
 
     Attributes:
         rules: Which records are kept.
         val_fraction: Share of the training sources that goes to validation, 0 to below 1.
         deduplicate: Whether exact repeats of a protein are dropped.
         compression: ``zstd:LEVEL`` or ``none``.
-        shard_size: MiB of a shard before compression.
+        shard_size: Size of a shard before compression, in MiB, above 0 and at most 1024.
     """
 
     rules: Rules = field(default_factory=Rules)

@@ -1,4 +1,4 @@
-"""All or nothing: a folder that is written under another name and published by a rename."""
+"""Writes a folder under another name and publishes it by a rename: all or nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from types import FrameType
 from typing import NoReturn
 
 from plm_composer.errors import UserError
-from plm_composer.shards.inputs.records import SPLITS
+from plm_composer.files.atomic import sync
+from plm_composer.shards.inputs.split import SPLITS
 from plm_composer.shards.output.manifest import INDEX_NAME, MANIFEST_NAME, read_manifest
 
 LOCK_NAME = ".lock"
 SOURCES_NAME = "sources.json"
-"""What a run that converts its FASTA itself notes of it beside the manifest."""
+"""File beside the manifest in which a run that converts its own FASTA describes that FASTA."""
 _SHARD_NAME = re.compile(r"shard\.\d+\.mds(\.zst.*)?")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SIGTERM_EXIT = 128 + signal.SIGTERM
@@ -29,32 +30,27 @@ _SIGTERM_EXIT = 128 + signal.SIGTERM
 
 def write_durably(path: Path, data: bytes) -> None:
     """Writes a file and waits until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(data)
+    sync(path)
 
 
 class _Terminated(SystemExit):
-    """SIGTERM came."""
-
-
-def _no_leftovers(_: Path) -> bool:
-    return False
+    """The process received SIGTERM."""
 
 
 @contextmanager
 def staged_folder(
-    out: Path, *, overwrite: bool, keep_leftovers: Callable[[Path], bool] = _no_leftovers
+    out: Path, *, overwrite: bool, keep_leftovers: Callable[[Path], bool] | None = None
 ) -> Iterator[Path]:
     """Gives a folder to write into that becomes ``out`` if the body succeeds, and is removed if it does not.
 
-    A process that was killed, or terminated with SIGTERM, leaves ``out`` as it was, and ``out`` + ``.partial``.
+    A process that is killed, or ends on SIGTERM, leaves ``out`` as it was, and the folder as ``out`` + ``.partial``.
 
     Args:
         out: The folder to publish; must not exist, be empty, or be a converted dataset that ``overwrite`` may replace.
         overwrite: Whether to replace a dataset. It stays in place until the new one is complete.
-        keep_leftovers: Told the folder to write into; says whether what a killed process left there may stay.
+        keep_leftovers: Called with the folder to write into; returns whether files that a killed process left there
+            may stay. None removes them.
 
     Yields:
         The folder to write into.
@@ -70,7 +66,7 @@ def staged_folder(
             try:
                 _recover(out, replaced)
                 _check_free(out, overwrite)
-                if not keep_leftovers(staging):
+                if keep_leftovers is None or not keep_leftovers(staging):
                     _clear(staging)
                 yield staging
                 _publish(staging, out, replaced)
@@ -120,9 +116,9 @@ def _terminating() -> Iterator[None]:
 
 
 def _recover(out: Path, replaced: Path) -> None:
-    """Ends a replacement that was killed between its two renames."""
+    """Completes a replacement that was killed between its two renames."""
     if replaced.exists() and (not replaced.is_dir() or _find_foreign(replaced) is not None):
-        raise UserError(f"{replaced}: in the way of a conversion, and no converted dataset; move it away")
+        raise UserError(f"{replaced}: in the way of a conversion, and not a converted dataset; move it away")
     if replaced.exists() and out.exists():
         shutil.rmtree(replaced)
     elif replaced.exists():
@@ -140,13 +136,13 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: exists; choose another --out, or replace it with --overwrite")
     if (foreign := _find_foreign(out)) is not None:
         raise UserError(
-            f"{out}: holds {foreign.relative_to(out)}, which is no part of a converted dataset, and --overwrite would "
+            f"{out}: holds {foreign.relative_to(out)}, which is not part of a converted dataset, and --overwrite would "
             "delete it; move it away, or choose another --out"
         )
 
 
 def _find_foreign(folder: Path) -> Path | None:
-    """The first thing in a folder that no conversion writes; all of it where the manifest is none of ours."""
+    """The first path in a folder that no conversion writes; any path if the manifest is missing or not ours."""
     if not (folder / MANIFEST_NAME).is_file():
         return next(iter(sorted(folder.iterdir())), None)
     try:

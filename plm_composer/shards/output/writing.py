@@ -1,4 +1,4 @@
-"""Cleaned proteins to MDS shards of a fixed size: cutting them up, and writing each."""
+"""Cuts cleaned proteins into MDS shards of a fixed size, and writes each shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from plm_composer.shards.output.manifest import LENGTH_BINS, ShardSummary
 from plm_composer.shards.output.staging import write_durably
 
 _COUNTED_AT_ONCE = 1 << 18
-"""Bytes whose counting stays in a core's cache, widened to 8 bytes each pair as ``np.bincount`` needs them."""
+"""Pairs of bytes counted at once: they stay in a core's cache when ``np.bincount`` widens each to 8 bytes."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Shard:
         split: ``train`` or ``val``.
         number: Position in the split, from 0.
         samples: Runs of encoded proteins, see ``Records``.
-        lengths: Bytes in each record of all runs, shape (records,).
+        lengths: Number of bytes of each record of all runs, shape (records,).
     """
 
     split: str
@@ -45,7 +45,7 @@ class Shard:
 
 
 class ShardCutter:
-    """Collects the proteins of one split and cuts them into shards; how they arrive in portions does not matter.
+    """Collects the proteins of one split and cuts them into shards, whatever the portions in which they arrive.
 
     Args:
         split: ``train`` or ``val``.
@@ -64,7 +64,7 @@ class ShardCutter:
         self._size = 0
 
     def add(self, records: Records) -> Iterator[Shard]:
-        """Takes proteins in; yields each shard that they complete."""
+        """Adds proteins; yields each shard that they complete."""
         sample_ends = np.cumsum(records.lengths + SIZE_BYTES)
         ends = sample_ends + OFFSET_BYTES * np.arange(1, len(records) + 1)
         start = 0
@@ -83,7 +83,7 @@ class ShardCutter:
             start = stop
 
     def finish(self) -> Iterator[Shard]:
-        """Yields the last shard, unless there is nothing in it."""
+        """Yields the last shard, unless it is empty."""
         if self._lengths:
             shard = Shard(self._split, self._number, self._samples, np.concatenate(self._lengths))
             self._number += 1
@@ -97,8 +97,8 @@ def write_shard(shard: Shard, folder: Path, compression: str | None, done: Shard
     Args:
         shard: The content.
         folder: The dataset's folder.
-        compression: As ``streaming`` names it, such as ``zstd:3``; None for none.
-        done: What an earlier run with this compression wrote at this place. It stays if it has the same content.
+        compression: Compression as ``streaming`` names it, such as ``zstd:3``; None for none.
+        done: Summary of the shard that an earlier run with this compression wrote here; kept if the content is equal.
 
     Raises:
         OSError: The disk is full or fails.
@@ -134,7 +134,7 @@ def write_shard(shard: Shard, folder: Path, compression: str | None, done: Shard
 
 
 def _is_stored(entry: dict[str, Any], data: bytes, folder: Path) -> bool:
-    """Whether a shard has this content, and its file on the disk is whole."""
+    """Whether a shard has this content, and its file on the disk is intact."""
     raw, stored = entry["raw_data"], entry["zip_data"] or entry["raw_data"]
     path = folder / stored["basename"]
     if raw != file_info(raw["basename"], data) or not path.is_file():
@@ -147,7 +147,7 @@ def _member_lengths(samples: memoryview, lengths: Lengths) -> Lengths:
     ends = np.cumsum(lengths + SIZE_BYTES)
     starts = ends - lengths
     separators = np.flatnonzero(np.frombuffer(samples, dtype=np.uint8) == ord(MEMBER_SEPARATOR))
-    # The size at the head of a record may have such a byte too.
+    # The size before each record may contain the separator's byte too.
     separators = separators[separators >= starts[np.searchsorted(ends, separators, side="right")]]
     member_starts = np.sort(np.concatenate([starts, separators + 1]))
     member_lengths: Lengths = np.sort(np.concatenate([ends, separators])) - member_starts
@@ -155,7 +155,7 @@ def _member_lengths(samples: memoryview, lengths: Lengths) -> Lengths:
 
 
 def _count_bytes(data: bytes | memoryview) -> Lengths:
-    """How often each byte occurs, shape (256,). Counts pairs, which takes half the time."""
+    """Number of occurrences of each byte, shape (256,). Counting pairs takes half the time."""
     pairs = np.frombuffer(data, dtype=np.uint16, count=len(data) // 2)
     counts = np.zeros((256, 256), dtype=np.int64)
     for start in range(0, len(pairs), _COUNTED_AT_ONCE):

@@ -65,7 +65,7 @@ def test_a_killed_worker_is_one_line(small_set: Path, tiny: tuple[str, ...]) -> 
     assert process.returncode == 2, stdout + stderr
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: a process of the loader was killed, perhaps for want of memory; continue with autoresume=true, and "
+        "error: a process of the loader was killed, perhaps for lack of memory; continue with autoresume=true, and "
         "with a lower data.num_workers or data.prefetch_factor if it happens again"
     ]
     assert "Traceback" not in stderr

@@ -94,7 +94,7 @@ def test_published_files_with_prefixes_and_without_contacts_are_read(tmp_path: P
         (dataclasses.replace(SMALL, intermediate_size=64), "esm2_x.pt", "intermediate_size"),
         (dataclasses.replace(SMALL, tie_word_embeddings=False), "esm2_x.pt", "tie_word_embeddings"),
         (dataclasses.replace(SMALL, layer_norm_eps=1e-6), "esm2_x.pt", "layer_norm_eps"),
-        (dataclasses.replace(SMALL, qk_norm=True), "esm2_x.pt", "qk_norm: fair-esm knows nothing but ESM2's own"),
+        (dataclasses.replace(SMALL, qk_norm=True), "esm2_x.pt", "qk_norm: fair-esm supports only ESM2's own"),
         (SMALL, "model.pt", "call the file esm2_something.pt"),
     ],
 )
@@ -112,7 +112,7 @@ def test_broken_files_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"esm2_x.pt: not a PyTorch file"):
         load_fair_esm(path)
     torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"esm2_x.pt: no ESM2 file of fair-esm"):
+    with pytest.raises(UserError, match=r"esm2_x.pt: not an ESM2 file of fair-esm"):
         load_fair_esm(path)
     save_fair_esm(make_model().state_dict(), SMALL, path)
     with torch.serialization.safe_globals([argparse.Namespace]):

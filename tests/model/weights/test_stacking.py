@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from plm_composer.config.merge import load_config
 from plm_composer.errors import UserError
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.weights.huggingface import save_huggingface
 from plm_composer.model.weights.pretrained import load_pretrained, pretrained_config
 from plm_composer.model.weights.stacking import stack, stacked_config, stacking_order
-from plm_composer.run.checks import check_config
-from plm_composer.run.memory import estimate
-from plm_composer.run.train import make_model as make_training_model
+from plm_composer.run.load import load_config
+from plm_composer.run.memory import predict_memory
+from plm_composer.run.parts import make_parts
+from plm_composer.run.trainer import make_model as make_training_model
 from tests.model.small_models import SMALL, make_model
 
 LAYERS = SMALL.num_hidden_layers
@@ -60,11 +60,11 @@ def test_a_config_names_the_model_to_stack(tmp_path: Path, repository: Path, tin
     for folder in (tmp_path / "run", tmp_path / "run" / "export"):
         section = f"model={{pretrained: {folder}, stack_to: {LAYERS + 1}}}"
         config = load_config(yaml, [*overrides, section])
-        check_config(config)
-        model = make_training_model(config, "cpu").model
+        parts = make_parts(config)
+        model = make_training_model(parts).model
         assert len(model.blocks) == LAYERS + 1
         assert model.config == pretrained_config(config.model)
-        assert estimate(config).memory.weights > 0
+        assert predict_memory(parts).memory.weights > 0
         for name, value in load_pretrained(config.model)[1].items():
             assert torch.equal(model.state_dict()[name], value)
 
@@ -76,7 +76,7 @@ def test_a_config_names_the_model_to_stack(tmp_path: Path, repository: Path, tin
         ("{{pretrained: {folder}, stack_to: many}}", "model.stack_to is 'many'"),
         ("{{pretrained: {folder}, stack_to: 9, hidden_size: 8}}", "leave out the other keys of model"),
         ("{{name: esm2_8m, stack_to: 9}}", "model.stack_to needs model.pretrained"),
-        ("{{pretrained: nowhere, stack_to: 9}}", "nowhere is no Hugging Face folder"),
+        ("{{pretrained: nowhere, stack_to: 9}}", "nowhere is not a Hugging Face folder"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_stacked_is_one_line(
@@ -91,4 +91,4 @@ def test_what_cannot_be_stacked_is_one_line(
     if section.startswith("{{name"):
         config.model.pop("initializer_range", None)
     with pytest.raises(UserError, match=message.format(layers=LAYERS)):
-        check_config(config)
+        make_parts(config)

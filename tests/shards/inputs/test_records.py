@@ -30,36 +30,6 @@ def test_invalid_character_can_drop_the_record():
     assert parsed.dropped == Counter(invalid_character=1)
 
 
-def test_split_depends_on_the_residues_alone():
-    rng = np.random.default_rng(0)
-    proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), 30)).encode() for _ in range(400)]
-
-    def val_set(order, fraction):
-        parsed = parse_block(block_of(*order), Rules(), int(fraction * 2**64))
-        val = parsed.records["val"]
-        assert len(val) + len(parsed.records["train"]) == len(order)
-        return set(proteins_of(val))
-
-    chosen = val_set(proteins, 0.1)
-    assert 20 <= len(chosen) <= 60
-    assert val_set(proteins[::-1], 0.1) == chosen
-    assert val_set(proteins[:200], 0.1) == chosen & set(proteins[:200])
-    assert val_set([protein.lower() + b"*" for protein in proteins], 0.1) == chosen
-    assert chosen < val_set(proteins, 0.2)
-
-
-def test_split_is_pinned():
-    # A change of hash would move proteins from training to validation in data sets that people already use.
-    parsed = parse_block(block_of(b"MKVLLA"), Rules(), 0)
-    assert parsed.records["train"].digests.tolist() == [190265394891095647]
-
-
-def test_validation_source_is_not_split():
-    parsed = parse_block(block_of(b"MKV", b"MA", split="val"), Rules(), 2**63)
-    assert list(parsed.records) == ["val"]
-    assert parsed.records["val"].lengths.tolist() == [3, 2]
-
-
 def test_select():
     records = parse_block(block_of(b"MKV", b"MA", b"LL"), Rules(), 0).records["train"]
     chosen = records.select(np.array([True, False, True]))

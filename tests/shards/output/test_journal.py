@@ -35,7 +35,7 @@ def test_shards_are_remembered(tmp_path):
     assert said == [f"continuing the interrupted conversion in {tmp_path}: 2 shards are done"]
     journal.add(summary(0))
     journal.finish()
-    assert said[1:] == ["1 of 2 shards of the interrupted conversion were not the same; made anew"]
+    assert said[1:] == ["1 of 2 shards of the interrupted conversion differed and were made again"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,4 +120,4 @@ def test_shards_of_an_input_that_changed_in_secret_are_made_again(interrupted, t
     (partial / JOURNAL_NAME).write_text("\n".join([lines[0], json.dumps(shard), *lines[2:]]) + "\n")
     convert("out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert f"1 of {len(lines) - 1} shards of the interrupted conversion were not the same" in capsys.readouterr().err
+    assert f"1 of {len(lines) - 1} shards of the interrupted conversion differed" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_overwrite_replaces_a_dataset_only(tmp_path):
     assert names(tmp_path) == ["out"]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match=r"holds thesis\.tex, which is no part of a converted dataset"):
+    with pytest.raises(UserError, match=r"holds thesis\.tex, which is not part of a converted dataset"):
         publish(tmp_path / "home", overwrite=True)
     assert names(tmp_path / "home") == ["thesis.tex"]
 
@@ -90,7 +90,7 @@ def test_overwrite_takes_nothing_that_lies_beside_the_dataset(tmp_path, name):
 def test_another_programs_manifest_is_no_dataset(tmp_path):
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / MANIFEST_NAME).write_text('{"name": "a web page"}')
-    with pytest.raises(UserError, match=r"holds manifest\.json, which is no part"):
+    with pytest.raises(UserError, match=r"holds manifest\.json, which is not part"):
         publish(tmp_path / "app", overwrite=True)
     assert names(tmp_path / "app") == [MANIFEST_NAME]
 

@@ -1,0 +1,96 @@
+"""The sections ``optimizer`` and ``scheduler`` of a YAML to an optimizer and a learning-rate schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from composer.optim import ComposerScheduler
+from torch import nn
+
+from plm_composer.config.registry import build, check_arguments, split_name
+from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim.kind import OptimizerKind
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerFactory:
+    """Makes an optimizer for a model.
+
+    Attributes:
+        kind: Which optimizer.
+        arguments: From the YAML, checked against its signature.
+    """
+
+    kind: OptimizerKind
+    arguments: Mapping[str, Any]
+
+    def make(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Makes the optimizer, torch's fused one where there is one, with the parameter groups that it needs.
+
+        Args:
+            model: The model whose parameters it updates.
+
+        Raises:
+            UserError: The optimizer refuses its arguments.
+        """
+        arguments = dict(self.arguments)
+        if "fused" in inspect.signature(self.kind.target).parameters:
+            arguments.setdefault("fused", True)
+        return self._make(model, arguments)
+
+    def check(self, model: nn.Module) -> None:
+        """Tries the arguments out, since only its constructor knows which values an optimizer refuses.
+
+        Args:
+            model: Any model, the smaller the better: constructors look at values alone.
+
+        Raises:
+            UserError: The optimizer refuses its arguments.
+        """
+        self._make(model, self.arguments)
+
+    def states_per_parameter(self, model: nn.Module) -> float:
+        """fp32 values that the optimizer keeps for a parameter of a model, on average.
+
+        Args:
+            model: The model; its shapes are enough.
+        """
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        return self.kind.total_states(model, self.arguments) / parameters
+
+    def _make(self, model: nn.Module, arguments: Mapping[str, Any]) -> torch.optim.Optimizer:
+        groups = self.kind.groups(model, arguments)
+        made: torch.optim.Optimizer = build("optimizer", self.kind.target, arguments, params=groups)
+        return made
+
+
+def parse_optimizer(section: Mapping[str, Any]) -> OptimizerFactory:
+    """Checks the ``optimizer`` section.
+
+    Args:
+        section: ``name``, and arguments of the optimizer's class.
+
+    Raises:
+        UserError: The name or an argument is unknown, or an argument of another type.
+    """
+    kind, arguments = split_name("optimizer", section, OPTIMIZERS)
+    check_arguments("optimizer", kind.target, arguments, given=("params",), only_named=True)
+    return OptimizerFactory(kind, arguments)
+
+
+def make_scheduler(section: Mapping[str, Any]) -> ComposerScheduler:
+    """Makes the learning-rate schedule of the ``scheduler`` section.
+
+    Args:
+        section: ``name``, and arguments of the schedule's class.
+
+    Raises:
+        UserError: The name or an argument is unknown, or the schedule refuses one.
+    """
+    target, arguments = split_name("scheduler", section, SCHEDULERS)
+    scheduler: ComposerScheduler = build("scheduler", target, arguments)
+    return scheduler

@@ -1,0 +1,220 @@
+"""A config becomes the parts of a run, once: what is checked is what trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from composer import Algorithm
+from composer.optim import ComposerScheduler
+from composer.utils import dist, get_device
+
+from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS, check_combinations, needed_draws
+from plm_composer.algorithms.batch_curriculum import bind_curricula
+from plm_composer.budget.duration import parse_duration
+from plm_composer.budget.plan import PROVISIONAL_BATCHES
+from plm_composer.callbacks import CALLBACKS
+from plm_composer.config.own_code import load_code
+from plm_composer.config.registry import Component, build, look_up, parse_section, split_name, suggestion
+from plm_composer.config.schema import TrainConfig
+from plm_composer.data.batches import Batch
+from plm_composer.data.collate import Collator
+from plm_composer.data.masking import Masking
+from plm_composer.errors import UserError
+from plm_composer.hardware.precision import resolve_precision, working_dtype
+from plm_composer.hardware.sharding import ShardingConfig, make_sharding
+from plm_composer.loggers import LOGGERS
+from plm_composer.model.attention import BACKENDS, choose_backend
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.parallelize import AUTO, compile_arguments
+from plm_composer.model.registry import MODELS, class_of, preset_of
+from plm_composer.model.weights.pretrained import check_pretrained, pretrained_config
+from plm_composer.optim.build import OptimizerFactory, make_scheduler, parse_optimizer
+from plm_composer.optim.schedulers import check_scheduler
+from plm_composer.run.checks import check_schedule_units, check_values
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a checked config describes. Training, ``plm config`` and the memory prediction work with these.
+
+    Attributes:
+        config: The config.
+        device: ``cpu`` or ``gpu``.
+        processes: Number of processes of the run.
+        precision: ``fp32`` or ``amp_bf16``.
+        model_class: ``ESM2``, or a user's subclass.
+        model: The model's config.
+        collator: Crops, masks and packs.
+        algorithms: The speed-up algorithms.
+        curriculum: Changes each training batch before it is counted; None where no algorithm does.
+        optimizer: Makes the optimizer.
+        scheduler: The learning-rate schedule.
+        callbacks: Those that the YAML names; callbacks that every run has are the Trainer's affair.
+        loggers: Those that the YAML names.
+        sharding: Composer's FSDP2 config; None for DDP.
+        compile_arguments: Arguments of ``torch.compile``; None where blocks are not compiled.
+        duration: How long to train, a time string; with a budget a provisional one, until the speed is known.
+        budget: Seconds of wall-clock time; infinite where there is no budget.
+    """
+
+    config: TrainConfig
+    device: str
+    processes: int
+    precision: str
+    model_class: type[ESM2]
+    model: ESM2Config
+    collator: Collator
+    algorithms: Sequence[Algorithm]
+    curriculum: Callable[[Batch], Batch] | None
+    optimizer: OptimizerFactory
+    scheduler: ComposerScheduler
+    callbacks: Sequence[Component]
+    loggers: Sequence[Component]
+    sharding: ShardingConfig | None
+    compile_arguments: Mapping[str, Any] | None
+    duration: int | str
+    budget: float
+
+    @property
+    def proteins(self) -> int:
+        """Proteins of a batch on one device."""
+        return self.config.global_train_batch_size // self.processes
+
+    @property
+    def saves_shards(self) -> bool:
+        """Whether each process writes its own part of a checkpoint."""
+        return self.sharding is not None and self.sharding.state_dict_type == "sharded"
+
+
+def make_parts(config: TrainConfig) -> Parts:
+    """Checks everything that can be checked before data are read, and makes the parts of a run.
+
+    Args:
+        config: From ``plm_composer.run.load.load_config``.
+
+    Raises:
+        UserError: The first thing that is wrong, with its key.
+    """
+    load_code(config.code_paths)
+    masking = Masking(config.data.mask_rate, config.data.mask_token_fraction, config.data.random_token_fraction)
+    model = _pretrained_model(config) if "pretrained" in config.model else make_model_config(config.model, masking)
+    check_values(config)
+    processes, device = dist.get_world_size(), get_device(config.device).name
+    components = parse_section("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS)
+    check_combinations(components, config)
+    algorithms = [component.make() for component in components]
+    collator = Collator(
+        seed=config.seed,
+        crop_length=config.data.crop_length,
+        crop_keeps_ends=config.data.crop_keeps_ends,
+        batch_format=config.data.batch_format,
+        masking=masking,
+        draws=needed_draws(algorithms),
+    )
+    model_class = class_of(config.model.get("name"))
+    if model_class is not ESM2 and config.export:
+        raise UserError(
+            f"export: nothing else can load the model {config.model['name']!r}, a class of your own; set export=false, "
+            "and load its checkpoints with plm_composer.load_model(FOLDER, trust=True)"
+        )
+    duration = config.max_duration if config.budget is None else f"{PROVISIONAL_BATCHES}ba"
+    _check_attention(config, model, device)
+    _check_compilation(config)
+    return Parts(
+        config=config,
+        device=device,
+        processes=processes,
+        precision=resolve_precision(config.precision, device),
+        model_class=model_class,
+        model=model,
+        collator=collator,
+        algorithms=algorithms,
+        curriculum=bind_curricula(algorithms, collator),
+        optimizer=_make_optimizer_factory(config),
+        scheduler=_make_scheduler(config, duration),
+        callbacks=parse_section("callbacks", config.callbacks, CALLBACKS),
+        loggers=parse_section("loggers", config.loggers, LOGGERS),
+        sharding=make_sharding(config.fsdp_config, processes),
+        compile_arguments=compile_arguments(config.compile_config, device),
+        duration=duration,
+        budget=math.inf if config.budget is None else parse_duration("budget", config.budget),
+    )
+
+
+def make_model_config(section: Mapping[str, Any], masking: Masking) -> ESM2Config:
+    """Makes the config of a model that starts from scratch: a preset, with the fields that ``model`` sets over it.
+
+    The token dropout's constant follows the run's own masking: ESM2's 0.12 is 15 % masked, 80 % of it ``<mask>``.
+
+    Args:
+        section: The config's ``model``.
+        masking: The run's masking.
+
+    Raises:
+        UserError: The preset or a field is unknown, or a value is impossible.
+    """
+    _, fields = split_name("model", section, MODELS)
+    known = {field.name for field in dataclasses.fields(ESM2Config)}
+    if "stack_to" in fields:
+        raise UserError("model.stack_to needs model.pretrained, a trained model to stack")
+    for field in fields:
+        if field not in known:
+            raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
+    fields.setdefault("token_dropout_mask_rate", masking.mask_token_rate)
+    try:
+        return dataclasses.replace(preset_of(section["name"]), **fields)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model: {error}") from error
+
+
+def _pretrained_model(config: TrainConfig) -> ESM2Config:
+    check_pretrained(config.model, config.load_trust)
+    return pretrained_config(config.model, config.load_trust)
+
+
+def _make_optimizer_factory(config: TrainConfig) -> OptimizerFactory:
+    factory = parse_optimizer(config.optimizer)
+    factory.kind.check(config)
+    factory.check(ESM2(ESM2Config(1, 2, 1, 1)))
+    return factory
+
+
+def _make_scheduler(config: TrainConfig, duration: int | str) -> ComposerScheduler:
+    check_schedule_units(config.scheduler, duration)
+    scheduler = make_scheduler(config.scheduler)
+    check_scheduler(scheduler, duration)
+    return scheduler
+
+
+def _check_compilation(config: TrainConfig) -> None:
+    if config.compile_config in (AUTO, None):
+        return
+    if not isinstance(config.compile_config, dict):
+        raise UserError(
+            f"compile_config is {config.compile_config!r}; give auto, null, or arguments of torch.compile such as "
+            "compile_config.mode=max-autotune"
+        )
+    # Only then does torch look at modes, options and backends; it compiles nothing before it is called.
+    build("compile_config", torch.compile, config.compile_config, model=len)
+
+
+def _check_attention(config: TrainConfig, model: ESM2Config, device: str) -> None:
+    if config.attention_backend is None:
+        return
+    look_up("attention_backend", config.attention_backend, BACKENDS)
+    if config.data.batch_format != "unpadded":
+        raise UserError(
+            f"attention_backend does nothing with data.batch_format={config.data.batch_format}, whose attention is "
+            "torch's own; leave it out"
+        )
+    choose_backend(
+        torch.device("cuda" if device == "gpu" else "cpu"),
+        working_dtype(config.precision, device),
+        model.position_embedding_type == "alibi",
+        config.attention_backend,
+    )
