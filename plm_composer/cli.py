@@ -164,7 +164,7 @@ def verify(
 def evaluate(
     model: Model,
     data: Annotated[str, typer.Option(help="A FASTA file, a folder of shards, or a remote one.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many proteins.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only this many proteins, the first ones.")] = None,
     batch_tokens: BatchTokens = 16384,
     device: Device = None,
     precision: Precision = "fp32",
@@ -298,16 +298,11 @@ def _place(device: str | None, precision: str) -> dict[str, Any]:
     """The torch device and autocast dtype of ``--device`` and ``--precision``."""
     import torch
 
-    from plm_composer.hardware.machine import prepare_cpu
-    from plm_composer.hardware.precision import resolve_precision
-    from plm_composer.run.checks import DEVICES, PRECISIONS
+    from plm_composer.hardware.machine import check_device, prepare_cpu
+    from plm_composer.hardware.precision import check_precision, resolve_precision
 
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision is {precision!r}; choose from {', '.join(PRECISIONS)}")
-    if device not in DEVICES:
-        raise UserError(f"--device is {device!r}; choose cpu or gpu")
-    if device == "gpu" and not torch.cuda.is_available():
-        raise UserError("--device is gpu, but torch finds no CUDA device")
+    check_precision("--precision", precision)
+    check_device("--device", device)
     name = device or ("gpu" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         prepare_cpu()

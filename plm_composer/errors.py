@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line on stderr and exit code 2, never a traceback."""
+"""Errors that a user can put right: one line on stderr and exit code 2, never a traceback."""
 
 from __future__ import annotations
 

@@ -149,3 +149,20 @@ def test_the_command_exits_with_2_and_no_traceback(run_command) -> None:
     result = run_command("plm", "evaluate", "nowhere", "--data", "x.fasta")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: nowhere: there is no such checkpoint or folder\n"
+
+
+def test_config_says_which_layer_sets_a_key(repository) -> None:
+    path = repository / "yamls" / "cramming_small.yaml"
+    printed = plm("config", path, "optimizer.lr=0.01", "--explain", "optimizer.lr").stdout.splitlines()
+    assert printed[0] == "optimizer.lr is 0.01"
+    assert [line.split()[-1] for line in printed[1:]] == ["0.02", "0.01"]
+    assert "recipes/cramming.yaml" in printed[1]
+    layers = result_of("config", path, "--explain", "data.crop_length")["layers"]
+    assert layers == [{"source": "default", "value": 512}, {"source": str(path), "value": 512}]
+
+
+def test_config_shows_the_model_that_the_yaml_comes_to(repository) -> None:
+    shown = plm("config", "cramming_small").stdout.splitlines()[-2]
+    assert shown.startswith("# model: 1,8")
+    assert "4 layers, 192 wide, 3 heads of 64" in shown
+    assert "qk_norm True" in shown

@@ -21,11 +21,6 @@ def commands(path: Path) -> str:
     return path.read_text() if path in SHELL else yaml.safe_load(path.read_text())["run"]
 
 
-def test_there_is_something_to_check() -> None:
-    assert SHELL
-    assert YAMLS
-
-
 @pytest.mark.parametrize("path", [*SHELL, *YAMLS], ids=lambda path: path.name)
 def test_the_shell_can_read_it(path: Path) -> None:
     subprocess.run(["bash", "-n"], input=commands(path), text=True, check=True)

@@ -51,6 +51,7 @@ _IMAGES_ONLY = "it works on images or convolutions, and a protein language model
 
 REFUSED_ALGORITHMS: dict[str, str] = {
     "alibi": "Composer's version finds nothing to replace here; set model.position_embedding_type=alibi",
+    "factorize": "it splits linear layers in two, and no config or export of ESM2 describes such a model",
     "gated_linear_units": "Composer's version replaces BERT's feed-forward layers only; set model.feed_forward=swiglu",
     "gyro_dropout": "ESM2 has no dropout for it to replace",
     "label_smoothing": "Composer's version needs batches that are (input, target) pairs",
@@ -60,7 +61,7 @@ REFUSED_ALGORITHMS: dict[str, str] = {
     "stochastic_depth": "Composer's version supports only ResNet blocks and does nothing here; set model.layer_drop",
     **dict.fromkeys(
         (
-            "augmix", "blurpool", "channels_last", "colout", "cutmix", "cutout", "factorize", "ghost_batchnorm",
+            "augmix", "blurpool", "channels_last", "colout", "cutmix", "cutout", "ghost_batchnorm",
             "low_precision_groupnorm", "mixup", "randaugment", "squeeze_excite", "weight_standardization",
         ),
         _IMAGES_ONLY,

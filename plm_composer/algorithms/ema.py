@@ -91,7 +91,7 @@ def use_averages(algorithms: Iterable[Algorithm], state: State) -> None:
     """Puts averaged weights into the model where a run averages them.
 
     Args:
-        algorithms: The run's.
+        algorithms: The run's algorithms.
         state: State of the Trainer.
     """
     for algorithm in algorithms:

@@ -220,5 +220,5 @@ def build(key: str, target: Any, arguments: Mapping[str, Any], **given: Any) -> 
     except UserError:
         raise
     except Exception as error:
-        # Whatever a library's constructor finds wrong with a user's arguments is the user's to mend.
+        # Whatever a library's constructor finds wrong with a user's arguments is the user's to put right.
         raise UserError(f"{key}: {first_line(error)}") from error

@@ -48,7 +48,7 @@ class Evaluation:
 
 def evaluate(
     model: ESM2,
-    proteins: Sequence[bytes],
+    proteins: str | Path | Sequence[bytes | str],
     *,
     device: str = "cpu",
     autocast_dtype: torch.dtype | None = None,
@@ -59,7 +59,7 @@ def evaluate(
 
     Args:
         model: The model; it is moved to ``device``.
-        proteins: Residues of each protein, upper case.
+        proteins: Residues of each protein, in upper case; or where to read them, as for ``read_proteins``.
         device: A torch device.
         autocast_dtype: Precision of the matrix products; None for the model's own.
         batch_tokens: Largest number of tokens in a batch.
@@ -68,11 +68,14 @@ def evaluate(
     Raises:
         UserError: The set has no proteins, or no standard residue.
     """
-    if not proteins:
+    if isinstance(proteins, str | Path):
+        proteins = read_proteins(str(proteins))
+    sequences = [protein.encode() if isinstance(protein, str) else protein for protein in proteins]
+    if not sequences:
         raise UserError("the set to evaluate on has no proteins")
     wrapped = ESM2ComposerModel(model, autocast_dtype=autocast_dtype).to(device).eval()
     metrics = {name: metric.to(device) for name, metric in wrapped.get_metrics(is_train=False).items()}
-    batches = EvaluationBatches(proteins, batch_tokens)
+    batches = EvaluationBatches(sequences, batch_tokens)
     scored = 0
     with torch.inference_mode():
         for batch in tqdm(batches, desc="evaluate", unit="batch", disable=not progress):
@@ -88,8 +91,8 @@ def evaluate(
         perplexity=math.exp(loss),
         accuracy=float(metrics["accuracy"].compute()),
         scored_tokens=scored,
-        proteins=len(proteins),
-        set_digest=set_digest(proteins),
+        proteins=len(sequences),
+        set_digest=set_digest(sequences),
     )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from plm_composer.errors import UserError
+
 _SHAPES = ((4096, 1024, 1024), (8192, 320, 1280), (2048, 2048, 2048))
 """Rows, inner size and columns of products that keep a processor busy; which one does best depends on it."""
 
@@ -21,6 +23,22 @@ protein, and lengths go to the thousand; linear layers add one-off shapes, a bat
 
 # Numbers of malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def check_device(key: str, device: str | None) -> None:
+    """Checks the name of a device.
+
+    Args:
+        key: Where it stands, for the message.
+        device: ``cpu`` or ``gpu``; None for a GPU if there is one.
+
+    Raises:
+        UserError: It is another name, or there is no such device.
+    """
+    if device not in (None, "cpu", "gpu"):
+        raise UserError(f"{key} is {device!r}; choose cpu or gpu, or leave it out")
+    if device == "gpu" and not torch.cuda.is_available():
+        raise UserError(f"{key} is gpu, but torch finds no CUDA device; leave it out, or choose cpu")
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:

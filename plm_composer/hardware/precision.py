@@ -8,6 +8,24 @@ from __future__ import annotations
 
 import torch
 
+from plm_composer.errors import UserError
+
+PRECISIONS = ("auto", "fp32", "amp_bf16")
+
+
+def check_precision(key: str, precision: str) -> None:
+    """Checks the name of a precision.
+
+    Args:
+        key: Where it stands, for the message.
+        precision: The name.
+
+    Raises:
+        UserError: It is none of ``PRECISIONS``.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"{key} is {precision!r}; choose from {', '.join(PRECISIONS)}")
+
 
 def multiplies_bf16(device: str) -> bool:
     """Whether the hardware multiplies bf16 matrices itself, rather than by way of fp32, which would be slower.

@@ -1,1 +1,1 @@
-"""ESM2 in one readable file, its attention, its Composer wrapper, and weight conversion."""
+"""ESM2 (``esm2.py``), how it attends, its variants and costs, its Composer wrapper, and weights of others."""

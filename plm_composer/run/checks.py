@@ -13,9 +13,9 @@ from streaming import Stream
 from plm_composer.config.registry import check_arguments
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.hardware.machine import check_device
+from plm_composer.hardware.precision import check_precision
 
-PRECISIONS = ("auto", "fp32", "amp_bf16")
-DEVICES = (None, "cpu", "gpu")
 _COUNTED_UNITS = "ep (epochs), ba (batches), sp (proteins) or tok (tokens)"
 _SCHEDULE_UNITS = f"dur (share of max_duration), {_COUNTED_UNITS}"
 
@@ -34,12 +34,8 @@ def check_values(config: TrainConfig) -> None:
         raise UserError("data names no dataset; set data.local, data.remote, data.streams or data.fasta")
     _check_times(config)
     _check_sizes(config)
-    if config.precision not in PRECISIONS:
-        raise UserError(f"precision is {config.precision!r}; choose from {', '.join(PRECISIONS)}")
-    if config.device not in DEVICES:
-        raise UserError(f"device is {config.device!r}; choose cpu or gpu, or leave it out")
-    if config.device == "gpu" and not torch.cuda.is_available():
-        raise UserError("device is gpu, but torch finds no CUDA device; leave it out or set device=cpu")
+    check_precision("precision", config.precision)
+    check_device("device", config.device)
     if config.preemption_grace <= 0:
         raise UserError(f"preemption_grace is {config.preemption_grace:g}; it must be above 0 seconds")
     if config.autoresume and config.save_folder is None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, get_args
 
-from plm_composer.errors import EXIT_CODE, UserError
+from plm_composer.errors import EXIT_CODE, UserError, first_line
 from plm_composer.shards.convert import convert_fasta, convert_huggingface
 from plm_composer.shards.inputs.cleaning import Rules
 from plm_composer.shards.inputs.clusters import Members, Unlisted
@@ -20,7 +20,7 @@ def convert_fasta_command(words: Sequence[str] | None = None, program: str | Non
 
     Args:
         words: The command line; None for the process's own.
-        program: What ``--help`` calls the command; None for the script's name.
+        program: Name of the command in ``--help``; None for the script's name.
     """
     parser = CommandParser(prog=program, description="Converts FASTA files to MDS shards for training.")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="FASTA file, plain or gzip; - for standard input")
@@ -61,7 +61,7 @@ def convert_huggingface_command(words: Sequence[str] | None = None, program: str
 
     Args:
         words: The command line; None for the process's own.
-        program: What ``--help`` calls the command; None for the script's name.
+        program: Name of the command in ``--help``; None for the script's name.
     """
     parser = CommandParser(
         prog=program, description="Converts a dataset of Hugging Face `datasets` to MDS shards for training."
@@ -105,7 +105,7 @@ def convert_spark_command(words: Sequence[str] | None = None, program: str | Non
 
     Args:
         words: The command line; None for the process's own.
-        program: What ``--help`` calls the command; None for the script's name.
+        program: Name of the command in ``--help``; None for the script's name.
     """
     parser = CommandParser(
         prog=program, description="Converts FASTA files to MDS shards for training, on a Spark cluster."
@@ -134,8 +134,7 @@ def _start_spark() -> Any:
     try:
         session = SparkSession.builder.appName("plm-composer").getOrCreate()
     except PySparkException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"Spark does not start: {reason}; is there a Java runtime (8, 11 or 17)?") from error
+        raise UserError(f"Spark does not start: {first_line(error)}; is there a Java runtime (8, 11 or 17)?") from error
     context = session.sparkContext
     context.setLogLevel("ERROR")
     if context.master.startswith("local"):

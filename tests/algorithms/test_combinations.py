@@ -8,7 +8,7 @@ import pytest
 import torch
 from composer.algorithms.low_precision_layernorm.low_precision_layernorm import LPLayerNorm
 
-from plm_composer.algorithms import ALGORITHMS, COMBINATION_CHECKS, REFUSED_ALGORITHMS
+from plm_composer.algorithms import ALGORITHMS, COMBINATION_CHECKS
 from plm_composer.errors import UserError
 from plm_composer.run.parts import make_parts
 from tests.algorithms.small_training import config_of, small_training
@@ -51,16 +51,6 @@ def test_low_precision_layernorm_still_looks_at_the_trainers_precision(
     overrides = ("algorithms.low_precision_layernorm={}", "precision=amp_bf16")
     with small_training(small_set / "shards", *overrides) as training:
         assert not any(isinstance(module, LPLayerNorm) for module in training.trainer.state.model.modules())
-
-
-def test_refusals_name_what_to_use_instead() -> None:
-    for name, instead in (
-        ("alibi", "model.position_embedding_type=alibi"),
-        ("gated_linear_units", "model.feed_forward=swiglu"),
-        ("stochastic_depth", "model.layer_drop"),
-        ("seq_length_warmup", "algorithms.sequence_length_warmup"),
-    ):
-        assert instead in REFUSED_ALGORITHMS[name]
 
 
 def test_every_algorithm_has_its_card(repository: Path) -> None:

@@ -31,7 +31,10 @@ def test_train_step(repository, tmp_path) -> None:
     assert [row["implementation"] for row in rows] == ["transformers", "ours: unpadded"]
     for row in rows:
         assert (row["precision"], row["crop"]) == ("fp32", 32)
-        assert min(row["real_tokens_per_second"], row["peak_memory_mb"], row["mfu"]) > 0
+        # Untrained models of 33 tokens, on masked residues alone: ln 33 is 3.50.
+        assert row["last_loss"] == pytest.approx(3.5, abs=0.5)
+        assert 0 < row["mfu"] < 1.5
+        assert row["peak_memory_mb"] > 4 * 4 * 8 / 1.05  # weights, gradients and two moments of 8 M parameters, in fp32
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 

@@ -5,13 +5,12 @@ import typing
 
 import pytest
 import torch
-from composer import algorithms, callbacks
 from torch.optim.optimizer import required
 
-from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS
+from plm_composer.algorithms import ALGORITHMS
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.config.argument_types import describe, fits, hints_of
-from plm_composer.config.registry import build, check_arguments, look_up
+from plm_composer.config.registry import build, check_arguments, look_up, parse_section
 from plm_composer.errors import UserError
 from plm_composer.hardware.sharding import ShardingConfig
 from plm_composer.loggers import LOGGERS
@@ -44,26 +43,31 @@ def test_wrong_arguments_are_one_line(arguments: dict, message: str) -> None:
         build("thing", Component, arguments, params=None)
 
 
+def test_names_are_looked_up_with_a_hint() -> None:
+    registry = {"thing": Component, "other": dict}
+    assert look_up("parts.thing", "thing", registry) is Component
+    with pytest.raises(UserError, match=r"parts\.thin: there is no 'thin'; did you mean 'thing'"):
+        look_up("parts.thin", "thin", registry)
+    with pytest.raises(UserError, match=r"parts\.old: 'old' is refused: use thing"):
+        look_up("parts.old", "old", registry, {"old": "use thing"})
+    with pytest.raises(UserError, match="parts: 3 is no name; choose from thing, other"):
+        look_up("parts", 3, registry)
+
+
+def test_a_section_leaves_out_what_is_switched_off() -> None:
+    registry = {"thing": Component, "other": dict}
+    (component,) = parse_section("parts", {"thing": {"size": 2, "params": None}, "other": None}, registry)
+    assert (component.key, component.name) == ("parts.thing", "thing")
+    made = component.make(size=9, rate=0.25)
+    assert (made.size, made.rate) == (2, 0.25)  # what the YAML says wins
+
+
 def test_keyword_arguments_are_let_through() -> None:
     def target(known: int = 0, **others: int) -> None: ...
 
     check_arguments("thing", target, {"anything": 1})
     with pytest.raises(UserError, match=r"thing\.anything: there is no such argument; choose from known"):
         check_arguments("thing", target, {"anything": 1}, only_named=True)
-
-
-def test_every_algorithm_of_composer_is_accepted_or_refused_with_a_reason() -> None:
-    for name in algorithms.__all__:
-        target = getattr(algorithms, name)
-        if isinstance(target, type) and issubclass(target, algorithms.EMA.__mro__[1]) and name != "NoOpModel":
-            snake = {"SAM": "sam", "SWA": "swa", "EMA": "ema", "BlurPool": "blurpool", "CutMix": "cutmix",
-                     "MixUp": "mixup", "CutOut": "cutout", "ColOut": "colout", "AugMix": "augmix",
-                     "RandAugment": "randaugment", "LowPrecisionLayerNorm": "low_precision_layernorm",
-                     "LowPrecisionGroupNorm": "low_precision_groupnorm",
-                     "GhostBatchNorm": "ghost_batchnorm"}.get(name)  # fmt: skip
-            if snake is None:
-                snake = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
-            assert snake in {**ALGORITHMS, **REFUSED_ALGORITHMS}, name
 
 
 PARTS = {
@@ -103,12 +107,3 @@ def test_every_argument_has_a_type_that_its_default_has(key: str) -> None:
 )  # fmt: skip
 def test_what_fits(value: object, hint: object, fit: bool) -> None:
     assert fits(value, hint) == fit
-
-
-def test_refusals_say_why() -> None:
-    with pytest.raises(UserError, match="position_embedding_type=alibi"):
-        look_up("algorithms.alibi", "alibi", ALGORITHMS, REFUSED_ALGORITHMS)
-
-
-def test_callbacks_are_composers() -> None:
-    assert CALLBACKS["speed_monitor"] is callbacks.SpeedMonitor

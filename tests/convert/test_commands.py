@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,7 @@ def kill_after(shards: int, out: Path, *arguments: object) -> list[Path]:
     process = start(FASTA, *arguments, "--out", out)
     while len(done := done_shards(out)) < shards:
         assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
     process.communicate()

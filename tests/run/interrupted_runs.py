@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import EsmForMaskedLM
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PROBES = Path(__file__).parent / "train_with_probes.py"
 WITHOUT_CLOCK = ("batch", "epoch", "proteins", "tokens")
 DEADLINE = 240

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,7 @@ def test_a_killed_run_resumes_exactly(finished_run, repository, tiny) -> None:
     )  # fmt: skip
     metrics = folder / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and '"batch": 3' in metrics.read_text()):
-        pass
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 6 not in losses(folder)

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_signals_end_the_run_too(planned, number: int, exception: type[BaseExcep
 
     def signal_once_it_runs() -> None:
         while file.read_text() in ("", f"{os.getpid()}\n"):
-            pass
+            time.sleep(0.005)
         os.kill(os.getpid(), number)
 
     with only_study(planned.folder) as lock, ending_on_signals():

@@ -22,7 +22,7 @@ def make_data_spec(
     dataset: StreamingProteinDataset,
     *,
     num_workers: int = 0,
-    prefetch_factor: int = 2,
+    prefetch_factor: int = 4,
     pin_memory: bool = False,
     microbatch_tokens: int | None = None,
     batch_transforms: Callable[[Batch], Batch] | None = None,

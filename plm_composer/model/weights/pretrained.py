@@ -19,7 +19,7 @@ def check_pretrained(section: Mapping[str, Any], trust: bool = False) -> None:
 
     Args:
         section: The section.
-        trust: As for ``load_huggingface``.
+        trust: Whether to unpickle anything in PyTorch weights, code included; otherwise that is refused.
 
     Raises:
         UserError: The section has other keys, the model is missing or incomplete, or ``stack_to`` is not deeper.
@@ -39,7 +39,7 @@ def pretrained_config(section: Mapping[str, Any], trust: bool = False) -> ESM2Co
 
     Args:
         section: The ``model`` section. Its ``pretrained`` is a Hugging Face folder, or a run folder with an export.
-        trust: As for ``load_huggingface``.
+        trust: Whether to unpickle anything in PyTorch weights, code included; otherwise that is refused.
 
     Raises:
         UserError: The config is missing or not an ESM2's, or ``stack_to`` is not deeper.
@@ -54,7 +54,7 @@ def load_pretrained(section: Mapping[str, Any], trust: bool = False) -> tuple[ES
 
     Args:
         section: As for ``pretrained_config``.
-        trust: As for ``load_huggingface``.
+        trust: Whether to unpickle anything in PyTorch weights, code included; otherwise that is refused.
 
     Raises:
         UserError: The model is missing, incomplete or not an ESM2, or ``stack_to`` is not deeper.
