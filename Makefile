@@ -1,6 +1,7 @@
 # make train   train ESM2-8M on the bundled sample
 # make test    run the quick tests
 # make test-core    run the tests of what depends on torch most; with TORCH=2.7.0 VENV=.venv-torch2.7 on the older one
+# make test-sanity  the README's run, five minutes: its loss has a bound
 # make test-faults  the slow tests: those that kill, stop and damage things, and many processes
 # make test-lowest  what reads and writes people's files, with the oldest packages that pyproject.toml allows
 # make lint    linter, formatter and type checker
@@ -20,7 +21,7 @@ TORCH ?= $(shell [ -z "$(DRIVER)" ] || [ "$(DRIVER)" -ge 580 ] && echo 2.11.0 ||
 TORCHVISION = 0.$(shell echo $$(($(word 2,$(subst ., ,$(TORCH))) + 15))).*
 UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --compile-bytecode
 
-.PHONY: install train test test-core test-faults test-lowest lint gpu-check
+.PHONY: install train test test-core test-sanity test-faults test-lowest lint gpu-check
 .DEFAULT_GOAL := train
 
 # What takes the place of Composer's pin of torch.
@@ -53,12 +54,19 @@ install-%: $(VENV)/.installed-% ;
 train: install
 	$(VENV)/bin/composer train.py yamls/esm2_small.yaml autoresume=true
 
+# One thread a process: most tests wait for imports. A file stays in one process, since its tests share fixtures.
+PARALLEL := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 test: $(VENV)/.installed-transformers5
-	$(VENV)/bin/python -m pytest
+	$(PARALLEL) -m "not faults and not slow and not alone"
+	$(VENV)/bin/python -m pytest -m alone
 
-CORE := tests/model tests/optim tests/data tests/algorithms tests/callbacks tests/checkpoints tests/hardware tests/run
+CORE := tests/model tests/optim tests/data tests/algorithms tests/callbacks tests/hardware tests/checkpoints/test_resume.py \
+	tests/run/test_train.py tests/run/test_parallelism.py
 test-core: $(VENV)/.installed-transformers5
-	$(VENV)/bin/python -m pytest $(CORE)
+	$(PARALLEL) -m "not faults and not slow and not alone" $(CORE)
+
+test-sanity: $(VENV)/.installed-transformers5
+	$(VENV)/bin/python -m pytest -m slow tests/run/test_sanity.py
 
 test-faults: $(VENV)/.installed-transformers5
 	$(VENV)/bin/python -m pytest -m "faults or slow"

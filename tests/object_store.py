@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import boto3
 import botocore.exceptions
 import pytest
 from botocore.config import Config
+from filelock import FileLock
 
 _KEY, _SECRET = "testkey", "testsecret"
 _SECONDS_TO_START = 60
@@ -95,26 +97,32 @@ def serve(folder: Path) -> Iterator[ObjectStore]:
     identity = {"name": "t", "credentials": [{"accessKey": _KEY, "secretKey": _SECRET}]}
     identity["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    master, volume, filer, port = _free_ports(4)
-    command = [
-        program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=64", "-volume.max=16", f"-master.port={master}", f"-volume.port={volume}",
-        f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        f"-s3.config={folder / 's3.json'}",
-    ]  # fmt: skip
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-    endpoint = f"http://127.0.0.1:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=_KEY,
-        aws_secret_access_key=_SECRET,
-        region_name="us-east-1",
-        config=Config(retries={"mode": "standard", "total_max_attempts": 5}, read_timeout=20),
-    )
+    # Processes that test at the same time start their servers one after another: each looks for free ports.
+    with FileLock(Path(tempfile.gettempdir(), "plm_composer_test_store.lock")):
+        master, volume, filer, port = _free_ports(4)
+        command = [
+            program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=64", "-volume.max=16", f"-master.port={master}", f"-volume.port={volume}",
+            f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.config={folder / 's3.json'}",
+        ]  # fmt: skip
+        with (folder / "log.txt").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        endpoint = f"http://127.0.0.1:{port}"
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=_KEY,
+            aws_secret_access_key=_SECRET,
+            region_name="us-east-1",
+            config=Config(retries={"mode": "standard", "total_max_attempts": 5}, read_timeout=20),
+        )
+        try:
+            _wait(client, process, folder / "log.txt")
+        except BaseException:
+            process.kill()
+            raise
     try:
-        _wait(client, process, folder / "log.txt")
         yield ObjectStore(endpoint, process, client)
     finally:
         process.kill()

@@ -73,7 +73,6 @@ class BatchCurriculum(Algorithm, abc.ABC):
 
     def match(self, event: Event, state: State) -> bool:
         """Runs at the start of the training and of each batch."""
-        del state
         return event in (Event.FIT_START, Event.BATCH_START)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:

@@ -105,7 +105,6 @@ def check_ema(arguments: Mapping[str, Any], config: TrainConfig) -> None:
     Raises:
         UserError: The run is sharded.
     """
-    del arguments
     if config.fsdp_config is not None:
         raise UserError(
             "algorithms.ema: under FSDP2 Composer's version fails after an evaluation, and a checkpoint holds only the "

@@ -54,12 +54,10 @@ class LayerFreezing(Algorithm):
 
     def match(self, event: Event, state: State) -> bool:
         """Runs before each batch."""
-        del state
         return bool(event == Event.BATCH_START)
 
     def apply(self, event: Event, state: State, logger: Logger) -> None:
         """Freezes the blocks that are due."""
-        del event
         model = getattr(state.model, "module", state.model).model  # perhaps inside DDP
         elapsed = state.get_elapsed_duration()
         assert elapsed is not None
@@ -98,7 +96,6 @@ def check_layer_freezing(arguments: Mapping[str, Any], config: TrainConfig) -> N
     Raises:
         UserError: The run is sharded.
     """
-    del arguments
     if config.fsdp_config is not None:
         raise UserError(
             "algorithms.layer_freezing is not supported under FSDP2, where it was never tried; leave out fsdp_config "

@@ -20,7 +20,6 @@ def check_low_precision_layernorm(arguments: Mapping[str, Any], config: TrainCon
     Raises:
         UserError: The run is on a CPU, in fp32, or sharded.
     """
-    del arguments
     device = get_device(config.device).name
     if device == "cpu":
         raise UserError(

@@ -17,7 +17,6 @@ def check_sam(arguments: Mapping[str, Any], config: TrainConfig) -> None:
     Raises:
         UserError: The run is sharded, or would continue from a checkpoint.
     """
-    del arguments
     if config.fsdp_config is not None:
         raise UserError("algorithms.sam is not supported under FSDP2; leave out fsdp_config")
     if config.autoresume or (config.load_path is not None and not config.load_weights_only):

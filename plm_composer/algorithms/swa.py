@@ -53,7 +53,6 @@ def check_swa(arguments: Mapping[str, Any], config: TrainConfig) -> None:
     Raises:
         UserError: The run is sharded or has several processes.
     """
-    del arguments
     if config.fsdp_config is not None:
         raise UserError("algorithms.swa: Composer's version fails under FSDP2; leave out fsdp_config to train with DDP")
     if dist.get_world_size() > 1:

@@ -1,1 +1,1 @@
-"""A run inside a budget of wall-clock time: what was charged for what, and how many batches still fit."""
+"""Budgets of wall-clock time: a ledger of the time spent, and a plan of how many batches still fit."""

@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Reads and writes durations such as ``1h30min``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ def parse_duration(key: str, value: str) -> float:
     """Reads a duration such as ``24h``, ``90min``, ``1h30min`` or ``300s``.
 
     Args:
-        key: Where it stands, for messages.
-        value: What ``pandas.Timedelta`` reads, with a unit.
+        key: Key of the value, for messages.
+        value: A duration with a unit, as ``pandas.Timedelta`` reads it.
 
     Returns:
         Seconds, above 0.
 
     Raises:
-        UserError: It is no duration, or has no unit.
+        UserError: The value is not a duration above 0, or has no unit.
     """
-    import pandas  # here, since it takes half a second, and most runs have no budget
+    import pandas  # Imported here: it takes half a second, and most runs have no budget.
 
     try:
-        if value.strip().replace(".", "", 1).isdigit():  # pandas would take nanoseconds
+        if value.strip().replace(".", "", 1).isdigit():  # pandas would read nanoseconds
             raise ValueError
         seconds = float(pandas.Timedelta(value).total_seconds())
     except (ValueError, OverflowError):
@@ -32,10 +32,10 @@ def parse_duration(key: str, value: str) -> float:
 
 
 def describe_duration(seconds: float) -> str:
-    """Writes seconds for people, such as ``1 h 02 min 03.4 s``.
+    """Formats seconds, such as ``1 h 02 min 03.4 s``.
 
     Args:
-        seconds: At least 0.
+        seconds: Duration in seconds, at least 0.
     """
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)

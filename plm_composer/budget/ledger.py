@@ -1,4 +1,4 @@
-"""The ledger of a run with a budget: what was charged for what, over all of its starts."""
+"""The ledger of a run with a budget: time spent per category, over all starts of the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from plm_composer.files.atomic import replacing
 FILE_NAME = "ledger.json"
 CATEGORIES = ("start-up", "conversion", "calibration", "training", "evaluation", "checkpoints", "export", "exit")
 _WRITE_EVERY = 0.5
-"""Seconds. What a killed run has spent since it last wrote is not charged to the next start."""
+"""Seconds between writes. A killed run's time since the last write is not charged to the next start."""
 
 
 @dataclasses.dataclass
@@ -27,11 +27,11 @@ class Ledger:
     """Charges wall-clock time to categories, one at a time, from the start of the process.
 
     Args:
-        path: The file to keep; None keeps none (ranks other than 0).
-        budget: Seconds for all starts together.
-        started: ``clock``'s reading when this start's process began.
-        earlier: Seconds by category that earlier starts were charged.
-        clock: Seconds, as ``time.time``.
+        path: The file to write; None to write none, as on ranks other than 0.
+        budget: Budget of all starts together, in seconds.
+        started: Reading of ``clock`` when this start's process began.
+        earlier: Seconds charged to earlier starts, by category.
+        clock: Returns the time in seconds, as ``time.time`` does.
     """
 
     path: Path | None
@@ -40,7 +40,7 @@ class Ledger:
     earlier: dict[str, float] = dataclasses.field(default_factory=dict)
     clock: Callable[[], float] = time.time
     batches: int = 0
-    """Batches trained, of all starts."""
+    """Number of batches trained, over all starts."""
 
     def __post_init__(self) -> None:
         self._charged = dict.fromkeys(CATEGORIES, 0.0)
@@ -51,7 +51,7 @@ class Ledger:
 
     @property
     def category(self) -> str:
-        """What time is charged to now."""
+        """The category that time is charged to now."""
         return self._category
 
     def charge(self, category: str) -> str:
@@ -72,7 +72,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def charging(self, category: str) -> Iterator[None]:
-        """Charges what is done inside to a category, and goes back to the one before.
+        """Charges the time inside the context to a category, then returns to the one before.
 
         Args:
             category: One of ``CATEGORIES``.
@@ -82,15 +82,15 @@ class Ledger:
         self.charge(before)
 
     def this_start(self, category: str) -> float:
-        """Seconds that this start was charged for a category, until it last changed to another."""
+        """Seconds charged to a category in this start, up to the last change of category."""
         return self._charged[category]
 
     def spent(self) -> float:
-        """Seconds charged so far, earlier starts included."""
+        """Seconds charged so far, including earlier starts."""
         return sum(self.earlier.values()) + self.clock() - self.started
 
     def left(self) -> float:
-        """Seconds of the budget that are left, below 0 where it is overdrawn."""
+        """Seconds of the budget that are left, below 0 if it is overdrawn."""
         return self.budget - self.spent()
 
     def entries(self) -> dict[str, float]:
@@ -100,7 +100,7 @@ class Ledger:
         return entries
 
     def write(self) -> None:
-        """Brings the file up to date."""
+        """Writes the file."""
         self._written = self.clock()
         if self.path is None:
             return
@@ -116,12 +116,12 @@ class Ledger:
             partial.write_text(json.dumps(content, indent=2) + "\n")
 
     def finish(self) -> None:
-        """Brings the file up to date for the last time."""
+        """Writes the file for the last time, marked as finished."""
         self._finished = True
         self.write()
 
     def summary(self) -> str:
-        """One line: the budget, what was charged, and for what."""
+        """One line: the budget and the time charged, in all and per category."""
         entries = {name: seconds for name, seconds in self.entries().items() if seconds >= 0.05}
         parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in entries.items())
         total = describe_duration(sum(entries.values()))
@@ -132,13 +132,13 @@ def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> L
     """Opens the ledger of a run.
 
     Args:
-        folder: The run's.
-        budget: Seconds for all starts together; infinite where the run has none, and then no file is kept.
-        resumes: Whether what earlier starts spent counts.
-        started: When this start's process began, in seconds since the epoch.
+        folder: The run folder.
+        budget: Budget of all starts together, in seconds; infinite for a run without one, which writes no file.
+        resumes: Whether the time of earlier starts counts.
+        started: Start time of this process, in seconds since the epoch.
 
     Raises:
-        UserError: What earlier starts spent cannot be read, or is more than the budget, which has changed.
+        UserError: The ledger of earlier starts cannot be read, or they have spent more than a budget that has changed.
     """
     path = folder / FILE_NAME
     if math.isinf(budget):
@@ -152,7 +152,7 @@ def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> L
         ended = bool(content["finished"]) and same
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: cannot be read, so that it is unknown what the run has spent; restore it, or start another run"
+            f"{path}: cannot be read, so it is unknown what the run has spent; restore it, or start another run"
         ) from error
     spent = sum(earlier.values())
     if not same and spent >= budget:
@@ -160,18 +160,18 @@ def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> L
             f"budget: {describe_duration(budget)} is less than the {describe_duration(spent)} that {folder} has spent; "
             "give more, or choose another run_name="
         )
-    # A run that is started again after its end only says how it ended.
+    # A run that has ended and is started again does not change its ledger.
     return Ledger(None if ended else path, budget, started, earlier)
 
 
 def process_start() -> float:
-    """When the command was started, in seconds since the epoch: the launcher, where one started this process."""
+    """Start time of the command, in seconds since the epoch: that of the launcher if one started this process."""
     process = psutil.Process()
     try:
         parent = process.parent()
         if parent is not None and any(Path(word).name == "composer" for word in parent.cmdline()[:2]):
             return _start_of(parent)
-    except psutil.Error:  # gone, or another user's
+    except psutil.Error:  # The parent is gone, or belongs to another user.
         pass
     return _start_of(process)
 
@@ -180,6 +180,6 @@ def _start_of(process: psutil.Process) -> float:
     created = float(process.create_time())
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return created
-    # Linux counts from boot, and tells when that was in whole seconds only.
+    # Linux counts from boot, and gives the time of boot in whole seconds only.
     since_boot = created - psutil.boot_time()
     return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)

@@ -1,4 +1,4 @@
-"""How many batches fit into the time that is left."""
+"""Plans how many batches fit into the time that is left."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import dataclasses
 import statistics
 
 _WINDOW = 64
-"""Batches that the speed is measured over: proteins differ in length, and so do batches in time."""
-_FIRST = 2
-"""Batches at a start that say little of the speed: kernels are compiled, the loader fills up."""
-_RECENT = 24
-"""Batches that tell how fast the machine is at this moment, where others share it."""
-_ROOM = 1.5
-"""How much of a batch's mean time has to be left to begin one."""
+"""Number of batches over which speed is measured; batches differ in time, because proteins differ in length."""
+_WARM_UP_BATCHES = 2
+"""Number of batches after a start that do not show the speed: kernels are compiled, and the loader fills up."""
+_RECENT_BATCHES = 24
+"""Number of batches that show the present speed of a shared machine."""
+_LEAST_BATCHES_LEFT = 1.5
+"""A batch is started only if the time left is at least this many mean batch times."""
 PROVISIONAL_BATCHES = 1_000_000
-"""The plan while nothing is known of a batch's time: a schedule is still at its beginning."""
+"""Number of batches to plan while the time of a batch is unknown, so that schedules are still at their beginning."""
 
 
 class StepTimes:
-    """The duration of the latest batches.
+    """The times of the latest batches.
 
     Args:
-        expected: Seconds of a batch in an earlier start, for as long as this one has trained none.
-        window: How many batches.
+        expected: Mean seconds per batch of an earlier start, used until this start has trained its first batches.
+        window: Number of batches to average over.
     """
 
     def __init__(self, expected: float | None = None, window: int = _WINDOW) -> None:
@@ -32,50 +32,50 @@ class StepTimes:
         self._seen = 0
 
     def add(self, seconds: float) -> None:
-        """Counts a batch."""
+        """Adds a batch."""
         self._seen += 1
-        if self._seen == _FIRST + 1:
+        if self._seen == _WARM_UP_BATCHES + 1:
             self._times.clear()
         self._times.append(seconds)
 
     def mean(self) -> float | None:
-        """Seconds of a batch; None where nothing is known."""
-        if self._expected is not None and self._seen <= _FIRST:
+        """Mean seconds per batch; None if unknown."""
+        if self._expected is not None and self._seen <= _WARM_UP_BATCHES:
             return self._expected
         return sum(self._times) / len(self._times) if self._times else None
 
     def recent(self) -> float | None:
-        """Seconds of a batch among the last few of this start, the median; None before there are some."""
-        return statistics.median(list(self._times)[-_RECENT:]) if self._seen > _FIRST else None
+        """Median seconds per batch over the last few batches of this start; None during its first batches."""
+        return statistics.median(list(self._times)[-_RECENT_BATCHES:]) if self._seen > _WARM_UP_BATCHES else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """How long something takes, told when the machine had a certain speed.
+    """An estimated duration, at the speed that the machine had then.
 
     Args:
-        seconds: That it takes at that speed.
-        step: Seconds of a batch of training then; None where that is not known.
+        seconds: Duration in seconds at that speed.
+        step: Seconds per training batch at that speed; None if unknown.
     """
 
     seconds: float
     step: float | None = None
 
     def at(self, step: float | None) -> float:
-        """Seconds that it takes where a batch of training takes ``step``."""
+        """Duration in seconds when a training batch takes ``step`` seconds."""
         return self.seconds if self.step is None or step is None else self.seconds * step / self.step
 
 
 @dataclasses.dataclass
 class Reserve:
-    """Seconds to keep for what comes after the last batch; each is an estimate until it has been measured.
+    """Time to reserve after the last batch, in seconds; each part is an estimate until it has been measured.
 
     Args:
-        evaluation: Of the whole validation set.
-        checkpoint: Of writing one.
-        export: Of writing the Hugging Face folder.
-        exit: From there to the end of the process.
-        slack: To be on the safe side.
+        evaluation: Time to evaluate the whole validation set.
+        checkpoint: Time to write a checkpoint.
+        export: Time to write the Hugging Face folder.
+        exit: Time from the export to the end of the process.
+        slack: Safety margin.
     """
 
     evaluation: Estimate
@@ -85,7 +85,7 @@ class Reserve:
     slack: float
 
     def total(self, step: float | None = None) -> float:
-        """Seconds of all of it, where a batch of training takes ``step`` at this moment."""
+        """Sum of all parts in seconds, when a training batch takes ``step`` seconds."""
         return self.evaluation.at(step) + self.checkpoint + self.export + self.exit + self.slack
 
 
@@ -93,15 +93,15 @@ def plan_batches(batch: int, left: float, reserve: float, step: float | None) ->
     """Plans at which batch a training ends.
 
     Args:
-        batch: Batches trained so far.
+        batch: Number of batches trained so far.
         left: Seconds of the budget that are left.
-        reserve: Seconds to keep for what comes after the last batch.
-        step: Seconds of a batch; None where that is not known yet.
+        reserve: Seconds to reserve after the last batch.
+        step: Mean seconds per batch; None if unknown.
 
     Returns:
-        The number of batches in the end, at least ``batch``; one more is not begun where it might not fit.
+        The total number of batches, at least ``batch``. A batch that might not finish in time is not planned.
     """
     usable = left - reserve
     if step is None:
         return batch + PROVISIONAL_BATCHES if usable > 0 else batch
-    return batch + int(usable / step) if usable > _ROOM * step else batch
+    return batch + int(usable / step) if usable > _LEAST_BATCHES_LEFT * step else batch

@@ -1,4 +1,4 @@
-"""Callbacks by name: Composer's that make sense here, and ours."""
+"""Callbacks by name: those of Composer that are useful here, and ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds every random number generator anew for each batch, so that a resumed run draws what an unbroken one draws."""
+"""Seeds all random number generators before each batch, so that a resumed run draws what an unbroken run draws."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from plm_composer.callbacks.order import Position
 
 
 class BatchSeed(Callback):
-    """Makes dropout, stochastic layers and algorithms that draw numbers exact across a kill and a resume.
+    """Makes dropout, stochastic layers and random algorithms exact across a kill and a resume.
 
-    Composer saves the generators' states but does not bring them back in mid-epoch. Here their states follow from
-    (seed, batch, rank) instead, for torch on all devices, numpy and Python. Crops and masks need none of this: they
-    are pure functions (``plm_composer.data.randomness``).
+    Composer saves the generators' states but does not restore them in mid-epoch. Here the states follow from (seed,
+    batch, rank) instead, for torch on all devices, numpy and Python. Crops and masks do not need it, because they are
+    pure functions (``plm_composer.data.randomness``).
 
     Args:
-        seed: The run's seed.
+        seed: The run's seed, at least 0.
     """
 
     position = Position.BATCH_SEED
@@ -26,8 +26,7 @@ class BatchSeed(Callback):
         self.seed = seed
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
-        """Seeds before the batch is fetched: algorithms, which draw once it is there, run before callbacks."""
-        del logger
+        """Seeds before the batch is fetched, because algorithms draw after that, before callbacks run."""
         reproducibility.seed_all(batch_seed(self.seed, int(state.timestamp.batch), dist.get_global_rank()))
 
 
@@ -36,7 +35,7 @@ def batch_seed(seed: int, batch: int, rank: int) -> int:
 
     Args:
         seed: The run's seed, at least 0.
-        batch: Batches trained so far.
-        rank: The process's global rank.
+        batch: Number of batches trained so far.
+        rank: Global rank of the process.
     """
     return int(np.random.SeedSequence((seed, batch, rank)).generate_state(1)[0])

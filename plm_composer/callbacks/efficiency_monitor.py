@@ -1,4 +1,4 @@
-"""Where a run's efficiency goes: padding, waiting for data, memory."""
+"""What limits a run's efficiency: padding, waiting for data, memory."""
 
 from __future__ import annotations
 
@@ -15,40 +15,37 @@ _RSS_UNIT = 1e3  # Linux reports kilobytes.
 
 
 class EfficiencyMonitor(Callback):
-    """Logs, beside what Composer's SpeedMonitor logs, what its tokens per second cost.
+    """Logs padding, waiting time and memory, in addition to the throughput that Composer's SpeedMonitor logs.
 
-    - ``throughput/padding_share``: share of the computed positions that are padding, 0 where batches are packed;
-    - ``throughput/data_wait_share``: share of the time since the last batch that was spent waiting for this one;
-    - ``memory/peak_mb``: most memory so far, of the GPU's allocator or of the process.
+    - ``throughput/padding_share``: share of the computed positions that are padding, 0 for packed batches;
+    - ``throughput/data_wait_share``: share of a batch's time that was spent waiting for its data;
+    - ``memory/peak_mb``: peak memory so far in MB, of the GPU's allocator or of the process.
 
-    Shares are means over a window; all are this process's, rank 0's where a logger keeps one.
+    Shares are means over a window. All values are those of this process; a logger that writes once writes rank 0's.
 
     Args:
-        window_size: Batches to average over.
+        window_size: Number of batches to average over.
     """
 
     def __init__(self, window_size: int = 10) -> None:
         self._padding: collections.deque[tuple[int, int]] = collections.deque(maxlen=window_size)
         self._times: collections.deque[tuple[float, float]] = collections.deque(maxlen=window_size)
-        self._asked = time.perf_counter()
+        self._batch_requested = time.perf_counter()
         self._waited = 0.0
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         """Starts the clock."""
-        del state, logger
-        self._asked = time.perf_counter()
+        self._batch_requested = time.perf_counter()
 
     def after_dataloader(self, state: State, logger: Logger) -> None:
-        """Stops it, and counts the batch's positions."""
-        del logger
-        self._waited = time.perf_counter() - self._asked
+        """Measures the waiting time, and counts the batch's positions."""
+        self._waited = time.perf_counter() - self._batch_requested
         self._padding.append((count_tokens(state.batch)["total"], count_positions(state.batch)))
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Logs."""
-        del state
-        # Not since the last batch's end: an evaluation may lie between.
-        self._times.append((self._waited, time.perf_counter() - self._asked))
+        """Logs the metrics."""
+        # Not from the end of the last batch, because an evaluation may lie between.
+        self._times.append((self._waited, time.perf_counter() - self._batch_requested))
         tokens, positions = (sum(part) for part in zip(*self._padding, strict=True))
         waited, passed = (sum(part) for part in zip(*self._times, strict=True))
         logger.log_metrics(

@@ -1,4 +1,4 @@
-"""Checkpoints hold the averaged weights of ``algorithms.ema``."""
+"""Saves the averaged weights of ``algorithms.ema`` in checkpoints."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from plm_composer.callbacks.order import Position
 
 
 class AveragedCheckpoints(Callback):
-    """Puts the average into the model where a checkpoint is about to be saved.
+    """Puts the averaged weights into the model before a checkpoint is saved.
 
-    An algorithm could not: it runs before all callbacks, and does not know that a signal has just ended the training.
+    An algorithm cannot do this, because it runs before all callbacks and does not know that a signal has just ended the
+    training.
     """
 
     position = Position.AVERAGED_CHECKPOINT
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Where one is saved after this batch."""
-        del logger
+        """Swaps weights if a checkpoint follows this batch."""
         _prepare(state, Event.BATCH_CHECKPOINT)
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Where one is saved after this epoch."""
-        del logger
+        """Swaps weights if a checkpoint follows this epoch."""
         _prepare(state, Event.EPOCH_CHECKPOINT)
 
 

@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no longer a number."""
+"""Stops a run whose loss is no longer finite."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from plm_composer.errors import UserError
 
 
 class LossGuard(Callback):
-    """Raises at the first batch whose loss is NaN or infinite; what follows would only burn the budget.
+    """Raises an error at the first batch whose loss is NaN or infinite, because further training would be wasted.
 
-    It looks at the number that Composer reads for the log once a batch, summed over microbatches and processes, so that
-    it never waits for a GPU, and all processes stop together. The weights have made that batch's step by then; they are
-    not saved.
+    It checks the loss that Composer reads for the log once per batch, summed over microbatches and processes. So it
+    never waits for a GPU, and all processes stop together. The batch's step has been applied to the weights by then,
+    but they are not saved.
 
     Raises:
-        UserError: Names the batch and what helps.
+        UserError: The loss is not finite; the message names the batch and remedies.
     """
 
     position = Position.LOSS_GUARD
 
     def batch_end(self, state: State, logger: Logger) -> None:
-        """Looks at the batch's loss."""
-        del logger
+        """Checks the batch's loss."""
         if not all(math.isfinite(loss) for loss in state.total_loss_dict.values()):
             raise UserError(
                 f"the loss is no longer finite at batch {int(state.previous_timestamp.batch)}; lower optimizer.lr, "

@@ -1,4 +1,4 @@
-"""In which order callbacks run at an event: each of ours has a place, and those of a YAML share one."""
+"""The order in which callbacks run at an event: each of ours has a position, and those of a YAML share one."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from composer import Callback
 
 
 class Position(enum.IntEnum):
-    """Places in the order; a callback's ``position``. One without is ``NAMED``."""
+    """Values of a callback's ``position``, in order. A callback without one has ``NAMED``."""
 
     LOSS_GUARD = enum.auto()
-    """Stops at a loss that is no number, before anything evaluates or saves what it did to the weights."""
+    """Stops at a loss that is not finite, before the weights are evaluated or saved."""
     BUDGET = enum.auto()
-    """Charges the time of the callbacks behind it to the right entry."""
+    """Charges the time of all later callbacks to the right category."""
     BATCH_SEED = enum.auto()
-    """Seeds the generators before anybody draws."""
+    """Seeds the generators before anything draws random numbers."""
     AVERAGED_EVALUATION = enum.auto()
     """Swaps averaged weights in before an evaluation."""
     PREEMPTION = enum.auto()
-    """Ends the training at a signal, before whatever saves at the end of a training."""
+    """Ends the training at a signal, before callbacks that save at the end of a training."""
     NAMED = enum.auto()
-    """What the YAML names; it may end the training too."""
+    """Callbacks that the YAML names; they may end the training too."""
     RECORD = enum.auto()
-    """Goes into checkpoints, and changes nothing."""
+    """Stores the config in checkpoints, and changes nothing."""
     AVERAGED_CHECKPOINT = enum.auto()
-    """Puts the average into the model, once it is known whether a checkpoint is due."""
+    """Puts averaged weights into the model, when it is known whether a checkpoint is due."""
     SAVER = enum.auto()
-    """Saves what all others left."""
+    """Saves the checkpoint, after all others."""
 
 
 def in_order(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Sorts callbacks by their positions; those of one position stay as they are.
+    """Sorts callbacks by position; those with the same position keep their order.
 
     Args:
-        callbacks: Ours, and those that the YAML names.
+        callbacks: Our callbacks, and those that the YAML names.
     """
     return sorted(callbacks, key=lambda callback: getattr(callback, "position", Position.NAMED))

@@ -1,4 +1,4 @@
-"""Stops a run that is about to be taken off its machine: SLURM, Kubernetes and spot instances send SIGTERM first."""
+"""Saves and stops a run that is about to lose its machine: SLURM, Kubernetes and spot instances send SIGTERM first."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from plm_composer.callbacks.order import Position
 from plm_composer.hardware.processes import greatest_of_all
 
 EXIT_CODE = 128 + signal.SIGTERM
-"""What a shell reports for SIGTERM: not 0, so that whoever starts runs again knows that this one is not done."""
+"""What a shell reports for SIGTERM: not 0, so that a scheduler restarts the job."""
 
 
 class Preemption(Callback):
-    """Has the running batch finished and a checkpoint saved after SIGTERM, and ends the training there.
+    """Finishes the running batch after SIGTERM, saves a checkpoint, and ends the training.
 
-    The processes agree after every batch whether one of them got the signal, so that all stop at the same batch.
-    Without this callback Composer exits at once, and what came after the last checkpoint is lost.
+    After every batch the processes agree whether one of them got the signal, so that all stop at the same batch.
+    Without this callback Composer exits at once, and the training since the last checkpoint is lost.
 
     Args:
-        grace: Seconds from the signal to the end of the process, checkpoint or none.
+        grace: Maximum seconds from the signal to the end of the process, even without a checkpoint.
     """
 
     position = Position.PREEMPTION
@@ -34,34 +34,30 @@ class Preemption(Callback):
     def __init__(self, grace: float) -> None:
         self.grace = grace
         self.stopped_at: int | None = None
-        """The batch at which training was stopped."""
+        """The batch at which SIGTERM ended the training; None if it did not."""
         self._signalled = False
         self._previous: Any = signal.SIG_DFL
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Takes SIGTERM over from Composer."""
-        del state, logger
+        """Replaces Composer's handler of SIGTERM."""
         self._previous = signal.signal(signal.SIGTERM, self._on_signal)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
-        """Ends the training where a process was signalled, which makes Composer save a checkpoint."""
-        del logger
+        """Ends the training if a process got the signal, which makes Composer save a checkpoint."""
         assert state.max_duration is not None
         if greatest_of_all(int(self._signalled)) and state.timestamp < state.max_duration:
             self.stopped_at = int(state.timestamp.batch)
             state.stop_training()
-            # Composer would evaluate as at the end of a training; the grace period is for the checkpoint.
+            # Otherwise Composer would evaluate, and use up the grace period that the checkpoint needs.
             state.evaluators = []
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Gives SIGTERM back where the training ended by itself: nothing is left to save."""
-        del state, logger
+        """Restores the earlier handler if the training ended by itself, when nothing is left to save."""
         if self.stopped_at is None:
             signal.signal(signal.SIGTERM, self._previous)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if not self._signalled:  # The launcher and the scheduler may both send it.
+        if not self._signalled:  # The launcher and the scheduler may both send the signal.
             self._signalled = True
             timer = threading.Timer(self.grace, self._give_up)
             timer.daemon = True
@@ -70,7 +66,7 @@ class Preemption(Callback):
     def _give_up(self) -> None:
         if dist.get_global_rank() == 0:
             print(
-                f"stopped by SIGTERM: not done within {self.grace:g} s (preemption_grace); the last checkpoint stands, "
+                f"stopped by SIGTERM: not done within {self.grace:g} s (preemption_grace); the last checkpoint stands; "
                 "continue from it with autoresume=true",
                 file=sys.stderr,
                 flush=True,
@@ -79,18 +75,18 @@ class Preemption(Callback):
 
 
 def ignore_signals() -> None:
-    """Ignores SIGTERM from here on: all is saved.
+    """Ignores SIGTERM from now on, because everything is saved.
 
-    The launcher sends it to the others when the first process has ended, and one that is ending would die of it: Python
-    gives up its own handlers at the end, and the run would report another exit code.
+    When the first process has ended, the launcher sends SIGTERM to the others. A process that is exiting would be
+    killed by it, since Python removes its handlers at exit, and the run would report another exit code.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def stopped_at(callbacks: list[Callback]) -> int | None:
-    """The batch at which SIGTERM ended the training, or None where it ran to its end.
+    """The batch at which SIGTERM ended the training, or None if it ran to its end.
 
     Args:
-        callbacks: The Trainer's.
+        callbacks: The Trainer's callbacks.
     """
     return next((callback.stopped_at for callback in callbacks if isinstance(callback, Preemption)), None)

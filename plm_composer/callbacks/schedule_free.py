@@ -1,4 +1,4 @@
-"""Evaluates the averaged weights of an optimizer that has such, and trains on with the others."""
+"""Evaluates the averaged weights of an optimizer that keeps them, and continues with the training weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plm_composer.optim.schedule_free import averaged_weights
 class AveragedWeights(Callback):
     """Swaps averaged weights in for every evaluation.
 
-    Checkpoints are never written in between: they keep the weights of training.
+    No checkpoint is written during an evaluation, so checkpoints hold the training weights.
     """
 
     position = Position.AVERAGED_EVALUATION
@@ -23,10 +23,8 @@ class AveragedWeights(Callback):
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Swaps the averaged weights in."""
-        del logger
         self._swapped.enter_context(averaged_weights(state.model, state.optimizers[0]))
 
     def eval_end(self, state: State, logger: Logger) -> None:
-        """Brings the weights of training back."""
-        del state, logger
+        """Restores the training weights."""
         self._swapped.close()

@@ -33,7 +33,6 @@ class MetricsFile(LoggerDestination):
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Keeps the metrics until the batch or evaluation ends."""
-        del step
         for name, value in metrics.items():
             number = value.item() if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1 else value
             if isinstance(number, int | float):
@@ -42,7 +41,6 @@ class MetricsFile(LoggerDestination):
 
     def fit_start(self, state: State, logger: Logger) -> None:
         """Drops the lines of batches after the checkpoint that was loaded, if any."""
-        del logger
         if dist.get_global_rank() != 0 or not self.path.exists():
             return
         # The end of an epoch comes again where the checkpoint lies between its last batch and its evaluation.
@@ -55,22 +53,18 @@ class MetricsFile(LoggerDestination):
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Writes the batch's line."""
-        del logger
         self._write(state)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
         """Drops what Composer logs of the last batch again, and as NaN where a resumed run has not trained it."""
-        del state, logger
         self._pending = {name: value for name, value in self._pending.items() if not name.startswith("metrics/train/")}
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Writes the evaluation's line."""
-        del logger
         self._write(state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Writes what was logged after the last batch."""
-        del logger
         self._write(state)
 
     def _write(self, state: State) -> None:

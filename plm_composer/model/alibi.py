@@ -1,6 +1,6 @@
-"""ALiBi (Press et al. 2022): each head lowers its scores in proportion to distance; nothing else tells positions.
+"""ALiBi (Press et al. 2022): each head lowers its scores in proportion to distance; there is no other position signal.
 
-Proteins are read in both directions, so that the distance is |i - j|. Slopes are not trained.
+Proteins are read in both directions, so the distance is |i - j|. Slopes are not trained.
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Alibi:
-    """What is taken from scores, ready for proteins up to some length.
+    """What ALiBi subtracts from scores, computed once for proteins up to some length.
 
     Args:
-        slopes: Of each head, shape (heads,), in the dtype of the scores.
-        distance: Between any two positions, shape (longest, longest), likewise.
+        slopes: Slope of each head, shape (heads,), in the dtype of the scores.
+        distance: Distance between any two positions, shape (longest, longest), in the same dtype.
     """
 
     slopes: Tensor
     distance: Tensor
 
     def repeated(self, proteins: int) -> Alibi:
-        """The same for the heads of several proteins, one after the other."""
+        """Repeats the slopes for several proteins, whose heads follow each other."""
         return self if proteins == 1 else dataclasses.replace(self, slopes=self.slopes.repeat(proteins))
 
     def subtract_from(self, scores: Tensor, heads: slice) -> None:
         """Lowers scores in place.
 
         Args:
-            scores: Of some heads, shape (those heads, length, length).
-            heads: Which they are.
+            scores: Scores of some heads, shape (these heads, length, length).
+            heads: Indices of these heads.
         """
         length = scores.shape[-1]
         scores.addcmul_(self.distance[:length, :length], self.slopes[heads, None, None], value=-1)
 
 
 def distances(longest: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """How far any two positions are from each other, shape (longest, longest).
+    """Computes the distance between any two positions, shape (longest, longest).
 
     Args:
         longest: Length of the longest protein.
-        device: Where to.
-        dtype: Of the result.
+        device: Device of the result.
+        dtype: Data type of the result.
     """
     position = torch.arange(longest, device=device)
     return (position[:, None] - position).abs().to(dtype)
 
 
 def alibi_bias(slopes: Tensor, length: int) -> Tensor:
-    """What is added to the scores of a protein, shape (heads, length, length)."""
+    """The bias to add to the scores of a protein, shape (heads, length, length)."""
     return -slopes[:, None, None] * distances(length, slopes.device, slopes.dtype)
 
 
 def alibi_slopes(heads: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """The slopes of the heads, shape (heads,).
 
-    They are a geometric series from 2^(-8 / heads) to 2^-8. For a number of heads that is no power of 2, the authors
-    take the series of the next lower one, and every other slope of the next higher one.
+    They are a geometric series from 2^(-8 / heads) to 2^-8. If the number of heads is not a power of 2, the authors
+    take the series of the next lower power, and every other slope of the next higher one.
 
     Args:
         heads: Number of heads.
-        device: Where to.
-        dtype: Of the result.
+        device: Device of the result.
+        dtype: Data type of the result.
     """
     lower = 2 ** math.floor(math.log2(heads))
     exponents = [-8 * (number + 1) / lower for number in range(lower)]

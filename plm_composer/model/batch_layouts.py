@@ -1,7 +1,7 @@
-"""How the proteins of a batch lie in memory: all that a packed batch and a padded one do differently.
+"""Memory layouts of a batch: everything that packed and padded batches do differently.
 
-A layout is made once a batch, and all blocks read it. It is no dataclass on purpose: FSDP casts the floating-point
-tensors of dataclasses, lists and dicts that it finds among a block's arguments, rotary tables too.
+A layout is made once per batch, and all blocks read it. It is deliberately not a dataclass: FSDP would cast the
+floating-point tensors of dataclasses, lists and dicts among a block's arguments, rotary tables included.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from plm_composer.model.rotary import rotary_frequencies, rotary_tables, rotate
 
 
 class Layout(abc.ABC):
-    """One batch's layout.
+    """The layout of one batch.
 
     Attributes:
         proteins: Number of proteins.
-        is_token: False on padding, shape of the token ids.
-        rotary: Cosines and sines that broadcast over (..., heads, head_size / 2), fp32 or better; None where positions
-            are not rotary.
-        slopes: Those of ALiBi, shape (heads,), fp32 or better; None for any other model.
-        before: For a model with a short convolution: how many tokens of the same protein stand before each one of the
-            flattened batch, shape (all tokens,).
-        after: How many stand after it; negative on padding.
+        is_token: True on tokens, False on padding, shape of the token ids.
+        rotary: Cosines and sines that broadcast over (..., heads, head_size / 2), fp32 or better; None for a model
+            without rotary positions.
+        slopes: ALiBi's slopes, shape (heads,), fp32 or better; None for a model without ALiBi.
+        before: Only with a short convolution: number of tokens of the same protein before each token of the flattened
+            batch, shape (tokens,).
+        after: Only with a short convolution: number of tokens after it, shape (tokens,); negative on padding.
 
     Args:
-        config: The model.
-        position: Index of each token in its protein, shape (tokens,), or (length,) where all proteins share it.
-        dtype: What the parameters are kept in; tables are at least fp32.
+        config: The model's config.
+        position: Index of each token in its protein, shape (tokens,), or (length,) if all proteins share it.
+        dtype: Data type of the parameters; tables are at least fp32.
     """
 
     proteins: int
@@ -56,54 +56,53 @@ class Layout(abc.ABC):
 
     @abc.abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attends within each protein; tensors of shape (..., heads, head_size), queries scaled."""
+        """Attends within each protein: scaled queries, keys and values, all (..., heads, head_size)."""
 
     @abc.abstractmethod
     def sum_per_protein(self, count: Tensor) -> Tensor:
-        """Gives each token the sum of a count over its protein; a shape that broadcasts to the ids'."""
+        """Sums a count over each protein and returns the sum for each of its tokens; broadcasts to the ids' shape."""
 
     @abc.abstractmethod
     def subset(self, kept: Tensor) -> tuple[Tensor, Layout]:
-        """Leaves proteins out.
+        """Makes the layout of some of the proteins.
 
         Args:
-            kept: Which proteins stay, (proteins,) bool, on the CPU.
+            kept: True for the proteins to keep, shape (proteins,), bool, on the CPU.
 
         Returns:
-            The indices of their tokens (packed) or rows (padded), and their layout.
+            The indices of the kept tokens (packed) or rows (padded), and the layout of the kept proteins.
         """
 
     def _query_dtype(self) -> torch.dtype:
-        """What a linear layer gives."""
+        """Data type of a linear layer's output."""
         device = self.is_token.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
 
     @abc.abstractmethod
     def _protein_bounds(self) -> tuple[Tensor, Tensor]:
-        """Where each protein begins and ends in the flattened batch, two of shape (proteins,), int64."""
+        """Start and end of each protein in the flattened batch, two tensors of shape (proteins,), int64."""
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Turns queries or keys, (..., heads, head_size), by their position; leaves them alone where ALiBi tells it."""
+        """Rotates queries or keys, (..., heads, head_size), by their position; does nothing for ALiBi."""
         return x if self.rotary is None else rotate(x, *self.rotary)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolves along each protein, channel by channel.
 
         Args:
-            x: Shape (..., channels).
-            weight: Shape (channels, width), of an odd width.
+            x: Activations, shape (..., channels).
+            weight: Weights of the convolution, shape (channels, width), with an odd width.
 
         Returns:
-            Shape of ``x``; of no meaning on padding.
+            Shape of ``x``; undefined on padding.
         """
         tokens = x.flatten(0, -2)
         if torch.compiler.is_compiling():
             return convolve_in_graph(tokens, weight, self.before, self.after).view_as(x)
-        result: Tensor = DepthwiseConvolution.apply(tokens, weight, self._edges)  # type: ignore[no-untyped-call]
-        return result.view_as(x)
+        return DepthwiseConvolution.apply(tokens, weight, self._edges).view_as(x)  # type: ignore[no-untyped-call]
 
     def _find_neighbours(self) -> None:
-        """Before any block runs, since what is compiled should only read it."""
+        """Counts neighbours before any block runs, because compiled blocks should only read them."""
         if self.config.short_convolution:
             starts, ends = self._protein_bounds()
             token = torch.arange(self.is_token.numel(), device=starts.device)
@@ -120,12 +119,12 @@ class PackedLayout(Layout):
 
     Args:
         input_ids: Token ids, shape (tokens,).
-        cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32.
+        cu_seqlens: Index of each protein's first token, then the number of tokens, shape (proteins + 1,), int32.
         max_seqlen: Length of the longest protein.
-        config: The model.
-        dtype: What the parameters are kept in; tables are at least fp32.
+        config: The model's config.
+        dtype: Data type of the parameters; tables are at least fp32.
         backend: Name of an attention backend; None for the one that ``attention.FITS`` chooses.
-        lengths: Tokens of each protein, known to the host; without them, ``subset`` reads them from ``cu_seqlens``.
+        lengths: Number of tokens of each protein, on the host; without it, ``subset`` reads ``cu_seqlens``.
     """
 
     def __init__(
@@ -149,15 +148,15 @@ class PackedLayout(Layout):
         self.attention = choose_backend(input_ids.device, self._query_dtype(), self.slopes is not None, backend)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attends by the backend of the batch; tensors (tokens, heads, head_size)."""
+        """Attends by the batch's backend; tensors are (tokens, heads, head_size)."""
         return BACKENDS[self.attention](query, key, value, self.packed)
 
     def sum_per_protein(self, count: Tensor) -> Tensor:
-        """Sums along each protein: shape (tokens,)."""
+        """Sums over each protein, shape (tokens,)."""
         return F.pad(count.long().cumsum(0), (1, 0))[self.cu_seqlens.long()].diff()[self._protein]
 
     def subset(self, kept: Tensor) -> tuple[Tensor, PackedLayout]:
-        """Leaves proteins out; to know how many tokens are left, the host needs their lengths."""
+        """Makes the layout of some of the proteins. The host needs their lengths to know how many tokens remain."""
         lengths = self.cu_seqlens.diff().cpu() if self._lengths is None else torch.as_tensor(self._lengths)
         device = self.input_ids.device
         index = _to(device, kept.repeat_interleave(lengths).nonzero().squeeze(-1))
@@ -176,8 +175,8 @@ class PaddedLayout(Layout):
 
     Args:
         attention_mask: True on tokens, False on padding, shape (proteins, length), bool.
-        config: The model.
-        dtype: What the parameters are kept in; tables are at least fp32.
+        config: The model's config.
+        dtype: Data type of the parameters; tables are at least fp32.
     """
 
     def __init__(self, attention_mask: Tensor, config: ESM2Config, dtype: torch.dtype) -> None:
@@ -190,20 +189,20 @@ class PaddedLayout(Layout):
             self.bias = scores.to(self._query_dtype()).masked_fill(~self.bias, float("-inf"))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attends by torch's own attention; tensors (proteins, length, heads, head_size)."""
+        """Attends by torch's own attention; tensors are (proteins, length, heads, head_size)."""
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias, scale=1.0).transpose(1, 2)
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
-        """As for any layout; padding counts as zero."""
+        """Convolves as any layout does, with padding as zeros."""
         return super().convolve(x.masked_fill(~self.is_token[..., None], 0), weight)
 
     def sum_per_protein(self, count: Tensor) -> Tensor:
-        """Sums along each protein: shape (proteins, 1)."""
+        """Sums over each protein, shape (proteins, 1)."""
         return count.sum(-1, keepdim=True)
 
     def subset(self, kept: Tensor) -> tuple[Tensor, PaddedLayout]:
-        """Leaves proteins out."""
+        """Makes the layout of some of the proteins."""
         rows = _to(self.is_token.device, kept.nonzero().squeeze(-1))
         return rows, PaddedLayout(self.is_token[rows], self.config, self.dtype)
 
@@ -213,11 +212,11 @@ class PaddedLayout(Layout):
 
 
 class RecordingLayout(PaddedLayout):
-    """A padded layout whose attention keeps its maps, layer by layer.
+    """A padded layout that records the attention map of each layer.
 
     Attributes:
-        maps: Attention maps of the layers so far, each (proteins, heads, length, length), fp32 or better; rows and
-            columns of padding are zero.
+        maps: Attention maps of the layers so far, each (proteins, heads, length, length), fp32 or better, with zeros
+            in rows and columns of padding.
     """
 
     def __init__(self, attention_mask: Tensor, config: ESM2Config, dtype: torch.dtype) -> None:
@@ -225,7 +224,7 @@ class RecordingLayout(PaddedLayout):
         self.maps: list[Tensor] = []
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attends by plain products; tensors (proteins, length, heads, head_size)."""
+        """Attends by plain matmuls and a softmax; tensors are (proteins, length, heads, head_size)."""
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         keys = self.is_token[:, None, None, :]
         scores = query @ key.transpose(-1, -2)
@@ -238,5 +237,5 @@ class RecordingLayout(PaddedLayout):
 
 
 def _to(device: torch.device, x: Tensor) -> Tensor:
-    """Sends what the host has to a device, without waiting for it."""
+    """Copies a tensor from the host to a device, without waiting for the copy."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

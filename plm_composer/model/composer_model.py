@@ -1,4 +1,4 @@
-"""ESM2 as Composer trains it: loss and metrics on masked tokens only."""
+"""Composer's wrapper of ESM2: loss and metrics on masked tokens only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Batch = dict[str, Any]
 
 
 class MaskedPrediction(NamedTuple):
-    """What the model says of the masked tokens of a batch.
+    """Predictions for the masked tokens of a batch.
 
     Attributes:
-        logits: Shape (masked, 33), fp32 or better.
-        targets: Right token ids, shape (masked,).
+        logits: Logits of the masked tokens, shape (masked, 33), fp32 or better.
+        targets: Correct token ids, shape (masked,).
     """
 
     logits: Tensor
@@ -34,12 +34,12 @@ class ESM2ComposerModel(ComposerModel):
     """Masked-language-model training of an ESM2.
 
     A batch is a dict as ``plm_composer.data.batches`` describes it, packed or padded. The loss is the mean over a
-    microbatch; have Composer weigh microbatches by their masked tokens (``accumulate_train_batch_on_tokens``).
+    microbatch, so Composer must weight microbatches by their masked tokens (``accumulate_train_batch_on_tokens``).
 
     Args:
         model: The model.
-        autocast_dtype: Run the forward pass in this precision by the model's own autocast, as on CPU, where Composer
-            offers none. None leaves the matter to Composer. An autocast that is already active is left alone.
+        autocast_dtype: Precision of the model's own autocast, for CPUs, where Composer offers none; None leaves
+            precision to Composer. An autocast that is already active has priority.
     """
 
     def __init__(self, model: ESM2, autocast_dtype: torch.dtype | None = None) -> None:
@@ -56,12 +56,11 @@ class ESM2ComposerModel(ComposerModel):
         return MaskedPrediction(logits, batch["labels"].flatten()[positions])
 
     def loss(self, outputs: MaskedPrediction, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
-        """Mean cross-entropy over the masked tokens, in nats; zero, with zero gradients, where there are none.
+        """Mean cross-entropy over the masked tokens, in nats; zero, with zero gradients, if no token is masked.
 
-        In training, ``z_loss`` times the mean of log(Z)^2 comes on top, where Z is the softmax's denominator: logits
-        do not drift (PaLM, Chowdhery et al. 2022). Metrics never hold it.
+        Training adds ``z_loss`` times the mean of log(Z)^2, where Z is the softmax's denominator, so that logits do not
+        drift (PaLM, Chowdhery et al. 2022). Metrics leave it out.
         """
-        del batch, args, kwargs
         logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
         total = F.cross_entropy(logits, outputs.targets, reduction="sum")
         z_loss = self.model.config.z_loss
@@ -71,16 +70,14 @@ class ESM2ComposerModel(ComposerModel):
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """The metrics, the same for training and evaluation, each weighted by token."""
-        del is_train
         return {"masked_nll": MaskedNLL(), "perplexity": MaskedPerplexity(), "accuracy": MaskedAccuracy()}
 
     def update_metric(self, batch: Batch, outputs: MaskedPrediction, metric: Metric) -> None:
-        """Counts the predictions of a batch in."""
-        del batch
+        """Adds the predictions of a batch to a metric."""
         metric.update(outputs.logits.detach(), outputs.targets)
 
     def flops_per_batch(self, batch: Batch) -> int:
-        """Model FLOPs of training on a batch's real tokens: what Composer's ``SpeedMonitor`` divides by time."""
+        """Model FLOPs of training on a batch's real tokens; Composer's ``SpeedMonitor`` divides them by time."""
         return training_flops(self.model.config, batch["lengths"].tolist(), int(batch["masked_counts"].sum()))
 
     def _autocast(self, device_type: str) -> contextlib.AbstractContextManager[Any]:

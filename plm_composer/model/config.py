@@ -1,4 +1,4 @@
-"""What a model is: the fields of its config, and the published sizes."""
+"""The config of a model, and the published sizes."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from plm_composer.tokenizer import VOCABULARY
 
 VOCABULARY_SIZE = len(VOCABULARY)
 ESM2_MASK_RATE = 0.15 * 0.8
-"""Expected share of ``<mask>`` in the training of every published ESM2: 15 % chosen, 80 % of them masked."""
+"""Expected share of ``<mask>`` in the training of every published ESM2: 15 % of tokens chosen, 80 % of those masked."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ESM2Config:
-    """An ESM2 and its variants. Names are those of ``transformers.EsmConfig`` where it has one.
+    """The config of an ESM2 or one of its variants. Fields that ``transformers.EsmConfig`` has keep its names.
 
-    The defaults are ESM2's: the vocabulary is ``plm_composer.tokenizer.VOCABULARY``, there is no dropout. The head
-    always is that of ESM2, with its LayerNorm and its biases.
+    The defaults are ESM2's. The vocabulary is ``plm_composer.tokenizer.VOCABULARY``, there is no dropout, and the head
+    is always that of ESM2, with its LayerNorm and its biases.
 
     Args:
         num_hidden_layers: Number of blocks.
         hidden_size: Width of the residual stream.
-        num_attention_heads: Heads; ``hidden_size`` is divided among them unless ``attention_head_size`` says otherwise.
-        intermediate_size: Width inside the feed-forward. Gated ones have two linear layers of it before and one after
-            the gate: two thirds of the width cost as much as without a gate.
+        num_attention_heads: Number of heads; they share ``hidden_size`` unless ``attention_head_size`` is set.
+        intermediate_size: Width inside the feed-forward. A gated one has two linear layers of this width before the
+            gate and one after it, so that two thirds of the width cost as much as without a gate.
         qkv_bias: Biases in the query, key and value projections.
         intermediate_bias: Bias in the first linear layer of the feed-forward.
-        token_dropout: Zero the embeddings of ``<mask>`` and rescale the others by what is left of the protein.
-        token_dropout_mask_rate: Expected share of ``<mask>`` in training; the rescaling is relative to it.
+        token_dropout: Zero the embeddings of ``<mask>`` and rescale the others by the protein's share of ``<mask>``.
+        token_dropout_mask_rate: Expected share of ``<mask>`` in training, to which the rescaling is relative.
         tie_word_embeddings: Decode with the embedding table.
         layer_norm_eps: Epsilon of every LayerNorm.
-        initializer_range: Standard deviation of the initial weights; 0.02 is that of the published configs.
-        contact_head: Carry fair-esm's contact regression (it is never trained here).
+        initializer_range: Standard deviation of the initial weights; the published configs have 0.02.
+        contact_head: Include fair-esm's contact regression (it is never trained here).
         feed_forward: ``gelu``, or ``swiglu`` (Shazeer 2020).
-        position_embedding_type: ``rotary`` (Su et al. 2021), or ``alibi`` (Press et al. 2022), here with the same cost
-            in both directions.
+        position_embedding_type: ``rotary`` (Su et al. 2021), or ``alibi`` (Press et al. 2022), here with the same
+            penalty in both directions.
         normalization: ``layernorm``, or ``rmsnorm`` (Zhang and Sennrich 2019), in the blocks and after the last one.
         qk_norm: Normalise queries and keys, head by head (Henry et al. 2020; Dehghani et al. 2023).
-        short_convolution: Width of a depthwise convolution along each protein, added to what queries, keys and values
-            are made of (So et al. 2021; Allen-Zhu 2025); an odd number, 0 for none.
-        output_bias: Biases in the linear layers that write to the residual stream: attention's output and the second
-            one of the feed-forward.
+        short_convolution: Width of a depthwise convolution along each protein, added to the input of the query, key and
+            value projections (So et al. 2021; Allen-Zhu 2025); an odd number, 0 for none.
+        output_bias: Biases in the linear layers that write to the residual stream: attention's output projection and
+            the feed-forward's second layer.
         norm_bias: Biases in the LayerNorms of the blocks and after the last one; an RMSNorm never has one.
-        attention_head_size: Width of a head; None divides ``hidden_size`` by the heads.
-        embedding_scale: Factor on the embeddings of tokens.
+        attention_head_size: Width of a head; None for ``hidden_size`` / ``num_attention_heads``.
+        embedding_scale: Factor on the token embeddings.
         residual_scale: Factor on both updates of each block, such as 1 / sqrt(2 * layers).
-        rotary_frequencies: Angle by which each pair of a head's channels turns from one position to the next,
-            (head_size / 2,), as a model that was trained elsewhere brings it; None for 10000^(-2i / head_size).
+        rotary_frequencies: Rotation per position of each pair of a head's channels, radians, (head_size / 2,), for
+            models that were trained elsewhere; None for 10000^(-2i / head_size).
         initializer_residual_scaling: Divide the initial weights of the linear layers that write to the residual stream
             by sqrt(2 * layers) (GPT-2, Radford et al. 2019).
-        layer_drop: Probability with which a protein skips the last block in training; it falls in equal steps towards
-            the first (Huang et al. 2016).
-        z_loss: Weight of the squared logarithm of the softmax's denominator in the training loss (PaLM, Chowdhery et
+        layer_drop: Probability that a protein skips the last block in training; it falls in equal steps towards the
+            first block (Huang et al. 2016).
+        z_loss: Weight in the training loss of the squared logarithm of the softmax's denominator (PaLM, Chowdhery et
             al. 2022).
 
     Raises:
@@ -91,7 +91,7 @@ class ESM2Config:
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.rotary_frequencies, list):  # as YAML and JSON have it
+        if isinstance(self.rotary_frequencies, list):  # from YAML or JSON
             object.__setattr__(self, "rotary_frequencies", tuple(self.rotary_frequencies))
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), str(field.type))
@@ -104,8 +104,8 @@ class ESM2Config:
         self._check_head_size()
         if self.short_convolution < 0 or (self.short_convolution > 0 and self.short_convolution % 2 == 0):
             raise UserError(
-                f"model.short_convolution: {self.short_convolution} must be an odd number, as many neighbours on each"
-                " side; 0 for none"
+                f"model.short_convolution: {self.short_convolution} must be an odd number, so that both"
+                " sides have equally many neighbours; 0 for none"
             )
         for name in ("token_dropout_mask_rate", "layer_drop"):
             if not 0 <= getattr(self, name) < 1:
@@ -121,7 +121,7 @@ class ESM2Config:
         if self.rotary_frequencies is None:
             return
         if self.position_embedding_type != "rotary":
-            raise UserError("model.rotary_frequencies: only a model with rotary positions has them; leave them out")
+            raise UserError("model.rotary_frequencies: only a model with rotary positions uses them; leave them out")
         if len(self.rotary_frequencies) != self.head_size // 2:
             raise UserError(
                 f"model.rotary_frequencies: {len(self.rotary_frequencies)} numbers; a head width of {self.head_size}"
@@ -132,7 +132,7 @@ class ESM2Config:
                 raise UserError(f"model.rotary_frequencies: {value!r} must be a finite number")
 
     def _check_head_size(self) -> None:
-        # Rotary positions turn pairs.
+        # Rotary positions rotate pairs of channels.
         rotary = self.position_embedding_type == "rotary"
         least, kind = (2, "even ") if rotary else (1, "")
         if self.attention_head_size is not None:
@@ -157,16 +157,16 @@ class ESM2Config:
 
     @property
     def up_size(self) -> int:
-        """Width of what the feed-forward's first linear layer gives: twice the inner one where there is a gate."""
+        """Output width of the feed-forward's first linear layer: twice ``intermediate_size`` with a gate."""
         return self.intermediate_size * (2 if self.feed_forward == "swiglu" else 1)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str = "model") -> ESM2Config:
-        """Builds a config from a mapping such as a YAML section or ``to_mapping``'s result.
+        """Builds a config from a mapping, such as a YAML section or ``to_mapping``'s result.
 
         Args:
-            values: Field names and values.
-            source: What to call the mapping in an error.
+            values: Values by field name.
+            source: Name of the mapping in error messages.
 
         Raises:
             UserError: If a key is unknown or missing, or a value impossible.
@@ -183,7 +183,7 @@ class ESM2Config:
         return cls(**values)
 
     def to_mapping(self) -> dict[str, Any]:
-        """All fields as plain values: JSON, YAML and ``from_mapping`` take it."""
+        """All fields as plain values, for JSON, YAML and ``from_mapping``."""
         fields = dataclasses.asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 

@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Edges = tuple[Tensor, Tensor]
-"""The first tokens of each protein, and its last: two tensors of shape (reach, proteins) of indices, outermost first.
-Where a protein is too short, the index is the number of all tokens."""
+"""Indices of each protein's first tokens and of its last tokens: two tensors of shape (reach, proteins), outermost
+first. Where a protein is too short, the index is the number of tokens in the batch."""
 
 
 def find_edges(starts: Tensor, ends: Tensor, tokens: int, reach: int) -> Edges:
-    """Finds the ends of proteins, once for all layers of a batch.
+    """Finds the tokens at the ends of proteins, once for all layers of a batch.
 
     Args:
         starts: Index of each protein's first token, shape (proteins,), int64.
         ends: Index after each protein's last token, shape (proteins,), int64.
-        tokens: Number of all tokens.
-        reach: How far a convolution looks to each side.
+        tokens: Number of tokens in the batch.
+        reach: Number of neighbours on each side that the convolution reads.
     """
     offset = torch.arange(reach, device=starts.device)[:, None]
     exists = offset < ends - starts
@@ -35,13 +35,13 @@ def find_edges(starts: Tensor, ends: Tensor, tokens: int, reach: int) -> Edges:
 
 
 def convolve_in_graph(x: Tensor, weight: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """The convolution in plain operations, which ``torch.compile`` fuses into one pass, and its gradient too.
+    """The convolution in plain operations; ``torch.compile`` fuses them, and those of the gradient, into one pass.
 
     Args:
-        x: Shape (tokens, channels).
-        weight: Shape (channels, width), of an odd width.
-        before: How many tokens of the same protein precede each token, shape (tokens,).
-        after: How many follow it, shape (tokens,).
+        x: Activations, shape (tokens, channels).
+        weight: Weights, shape (channels, width), with an odd width.
+        before: Number of tokens of the same protein before each token, shape (tokens,).
+        after: Number of tokens of the same protein after each token, shape (tokens,).
     """
     reach = weight.shape[1] // 2
     result = x * weight[:, reach]
@@ -54,7 +54,7 @@ def convolve_in_graph(x: Tensor, weight: Tensor, before: Tensor, after: Tensor) 
 
 
 class DepthwiseConvolution(torch.autograd.Function):
-    """The same in eager mode, with fewer passes: ``apply(x, weight, edges)``; x (tokens, channels)."""
+    """The convolution for eager mode, in fewer passes: ``apply(x, weight, edges)`` with x (tokens, channels)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, edges: Edges) -> Tensor:
@@ -66,7 +66,7 @@ class DepthwiseConvolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The same for the gradient, with the weights in reverse; and the weights' own gradients."""
+        """Convolves the gradient with the reversed weights, and computes the weights' gradient."""
         x, weight = ctx.saved_tensors
         for_x = _convolve(gradient, weight.flip(-1), ctx.edges) if ctx.needs_input_grad[0] else None
         for_weight = _correlate(gradient, x, weight, ctx.edges) if ctx.needs_input_grad[1] else None
@@ -95,11 +95,11 @@ def _shifted(x: Tensor, edges: Edges) -> Iterator[tuple[int, slice, Tensor]]:
     """Pairs tokens with each of their neighbours.
 
     Yields:
-        How far the neighbour is, the tokens that have one in the row, and these neighbours: zero where the neighbour is
-        of another protein. They are a view of a buffer that changes with the next.
+        The offset of the neighbours; the tokens that have a neighbour at this offset; and these neighbours, zeroed if
+        they belong to another protein. They are a view of a buffer that the next step overwrites.
     """
     tokens, reach = len(x), len(edges[0])
-    # One row more, for the edges of proteins that are too short.
+    # One extra row, for the edges of proteins that are too short.
     copy = x.new_empty((tokens + 1, x.shape[1]))
     for side, direction in zip(edges, (1, -1), strict=True):
         copy[:tokens] = x

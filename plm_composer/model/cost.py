@@ -1,11 +1,11 @@
-"""What a model costs: parameters, floating-point operations, and the memory that training takes.
+"""Costs of a model: parameters, floating-point operations, and memory in training.
 
-What a process holds rises while the forward pass keeps tensors for the backward pass, and while the backward pass
-trades these for gradients. ``predict`` follows it through the moments that can be the highest, and breaks the highest
-down. Tests hold what autograd keeps, and the peak of a process (``benchmarks/memory.py``), against the real ones.
+The memory of a process rises while the forward pass saves tensors for the backward pass, and while the backward pass
+replaces these by gradients. ``predict`` computes it at each moment that can be the peak, and breaks the peak down.
+Tests compare the prediction with what autograd saves and with the peak of a process (``benchmarks/memory.py``).
 
-Counted are tensors. A GPU's context, what an allocator holds beyond the tensors (a GPU's by fragmentation, glibc's by
-keeping what is freed), evaluation, and the data loader's processes come on top.
+Only tensors are counted. A GPU's context, the allocator's overhead (fragmentation on a GPU, freed memory that glibc
+keeps), evaluation, and the data loader's processes come on top.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
 from plm_composer.model.layer_drop import drop_rates, keep_probability
 from plm_composer.model.protein_groups import groups_of_lengths
-from plm_composer.model.tiled_attention import kept_scores
+from plm_composer.model.tiled_attention import count_saved_scores
 
 _FP32 = 4
 _BF16 = 2
 
 
 def describe_model(config: ESM2Config) -> str:
-    """One line for people: sizes, number of parameters, and what differs from ESM2.
+    """Describes a model in one line: sizes, number of parameters, and fields that differ from ESM2.
 
     Args:
-        config: The model.
+        config: The model's config.
     """
     sizes = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
     standard = ESM2Config(*sizes).to_mapping()
@@ -39,7 +39,7 @@ def describe_model(config: ESM2Config) -> str:
 
 
 def parameter_count(config: ESM2Config) -> int:
-    """Number of parameters, the untrained contact regression included where the config has one."""
+    """Number of parameters, including the untrained contact regression if the config has one."""
     width, layers = config.hidden_size, config.num_hidden_layers
     norm = 2 * width if config.norm_bias and config.normalization == "layernorm" else width
     block = block_matrices(config) + 2 * norm + width * config.short_convolution
@@ -58,7 +58,7 @@ def parameter_count(config: ESM2Config) -> int:
 
 
 def block_matrices(config: ESM2Config) -> int:
-    """Number of weights in one block's matrix products: queries, keys and values, output, and the feed-forward's."""
+    """Number of weights in one block's matrices: query, key, value and output projections, and the feed-forward."""
     return config.hidden_size * (4 * config.attention_size + config.up_size + config.intermediate_size)
 
 
@@ -66,14 +66,14 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
     """Floating-point operations of one forward and backward pass over unpadded proteins.
 
     Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
-    forward one, attention as the square of each protein's own length, and the head on masked tokens only.
-    What ``layer_drop`` leaves out in the mean is not counted.
-    Recomputation, norms, activations, short convolutions and the optimizer are left out, as is usual for model FLOPs.
+    forward pass, attention as the square of each protein's own length, and the head on masked tokens only.
+    The mean share of work that ``layer_drop`` skips is subtracted. Recomputation, norms, activations, short
+    convolutions and the optimizer are left out, as is usual for model FLOPs.
 
     Args:
-        config: The model.
-        lengths: Tokens of each protein, ``<cls>`` and ``<eos>`` included.
-        masked_tokens: Tokens that the loss counts.
+        config: The model's config.
+        lengths: Number of tokens of each protein, including ``<cls>`` and ``<eos>``.
+        masked_tokens: Number of tokens in the loss.
     """
     lengths = list(lengths)
     width = config.hidden_size
@@ -86,19 +86,20 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """What a process does in one training step.
+    """The work of one process in one training step.
 
     Args:
-        lengths: Positions of each protein of a microbatch, padding included where the batch is padded.
-        mask_rate: Share of the positions that the loss counts.
-        bf16: Matrix products in bf16 by autocast, rather than in fp32.
-        padded: Padded batches, rather than packed ones.
-        on_cpu: Trains on a CPU, whose attention may keep scores.
-        checkpointing: Keep only the inputs of blocks.
-        accumulates: Several microbatches a step, so that gradients are there when the next one begins.
-        optimizer_states: fp32 values that the optimizer keeps for each parameter, on average.
+        lengths: Number of positions of each protein of a microbatch, including padding in a padded batch.
+        mask_rate: Share of the positions that the loss counts, 0 to 1.
+        bf16: Whether matrix products are bf16, by autocast, instead of fp32.
+        padded: Whether batches are padded instead of packed.
+        on_cpu: Whether training is on a CPU, whose attention may save scores.
+        checkpointing: Whether autograd saves only the inputs of blocks.
+        accumulates: Whether a step has several microbatches, so that gradients exist when the next one begins.
+        optimizer_states: Number of fp32 values that the optimizer keeps per parameter, on average.
         processes: Number of processes that train together.
-        sharded: They divide weights, gradients and optimizer states (FSDP2), rather than keep them whole (DDP).
+        sharded: Whether the processes divide weights, gradients and optimizer states (FSDP2) instead of each holding
+            all of them (DDP).
     """
 
     lengths: Sequence[int]
@@ -114,25 +115,25 @@ class Workload:
 
     @property
     def positions(self) -> int:
-        """Positions that a microbatch computes."""
+        """Number of positions in a microbatch."""
         return sum(self.lengths)
 
     @property
     def width(self) -> int:
-        """Bytes of a number in matrix products."""
+        """Bytes per number in matrix products."""
         return _BF16 if self.bf16 else _FP32
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes that one process holds when it holds most.
+    """Memory of one process at its peak, in bytes.
 
     Attributes:
-        weights: In fp32.
-        gradients: In fp32, those that are there at that moment, and DDP's buckets.
-        optimizer: The optimizer's states.
-        activations: What autograd keeps for the backward pass, with the bf16 copies of weights among it.
-        working: What comes and goes: gradients of activations, and what FSDP2 has gathered.
+        weights: Weights, fp32.
+        gradients: Gradients that exist at the peak, fp32, and DDP's buckets.
+        optimizer: States of the optimizer.
+        activations: Tensors that autograd saves for the backward pass, including bf16 copies of weights.
+        working: Temporary tensors: gradients of activations, and weights and gradients that FSDP2 has gathered.
     """
 
     weights: int
@@ -143,16 +144,16 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """The sum of all parts, in bytes."""
         return sum(dataclasses.astuple(self))
 
 
 def predict(config: ESM2Config, workload: Workload) -> Memory:
-    """Predicts the peak of a training step after the first, when the optimizer has its states.
+    """Predicts the peak memory of a training step after the first, when the optimizer's states exist.
 
     Args:
-        config: The model.
-        workload: What is done with it.
+        config: The model's config.
+        workload: The work of a step.
     """
     ranks = workload.processes if workload.sharded else 1
     parameters = _FP32 * parameter_count(config)
@@ -173,9 +174,9 @@ def predict(config: ESM2Config, workload: Workload) -> Memory:
 
 
 def kept_for_backward(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that autograd holds on to when the forward pass ends, parameters themselves not counted.
+    """Bytes that autograd has saved at the end of the forward pass, without the parameters themselves.
 
-    With ``layer_drop`` this is the most: that of a draw that drops nothing.
+    With ``layer_drop`` this is the maximum, where a draw drops nothing.
     """
     blocks = config.num_hidden_layers
     stream = _FP32 * workload.positions * config.hidden_size
@@ -188,23 +189,23 @@ def kept_for_backward(config: ESM2Config, workload: Workload) -> int:
 
 
 def block_activations(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that one block keeps for its backward pass, its input included and copies of its weights not.
+    """Bytes that one block saves for its backward pass, including its input, without copies of its weights.
 
-    For each position: what both norms keep, and what they give, in the working precision; what goes into a short
-    convolution; attention's share; and the feed-forward's inner width before and after the GELU. A gate keeps its
+    For each position: the tensors that both norms save, and their outputs in the working precision; the input of a
+    short convolution; attention's share; and the feed-forward's inner width before and after the GELU. A gate saves its
     two halves, the SiLU of one, and their product.
     """
     norms = 2 * (_norm(config) + workload.width * config.hidden_size)
-    convolution = workload.width * config.hidden_size * (config.short_convolution > 0)
+    convolution = workload.width * config.hidden_size if config.short_convolution else 0
     inner = 4 if config.feed_forward == "swiglu" else 2
     feed_forward = inner * workload.width * config.intermediate_size
     return workload.positions * (norms + convolution + feed_forward) + attention_activations(config, workload)
 
 
 def _norm(config: ESM2Config) -> int:
-    """Bytes that a norm keeps of a position: its input, the residual stream in fp32, and its mean and deviation.
+    """Bytes that a norm saves per position: its input, the residual stream in fp32, and its mean and deviation.
 
-    torch's RMSNorm is no kernel of its own: it finds one number, and keeps what it has divided by it too.
+    torch's RMSNorm is not a single kernel: it computes one number, and saves the quotient too.
     """
     if config.normalization == "rmsnorm":
         return 2 * _FP32 * config.hidden_size + _FP32
@@ -212,7 +213,7 @@ def _norm(config: ESM2Config) -> int:
 
 
 def _head_norms(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that the norms of queries and keys keep of a position, beside their inputs; in fp32, whatever comes in."""
+    """Bytes that the norms of queries and keys save per position, without their inputs; always in fp32."""
     if not config.qk_norm:
         return 0
     if config.normalization == "rmsnorm":
@@ -222,25 +223,25 @@ def _head_norms(config: ESM2Config, workload: Workload) -> int:
 
 
 def attention_activations(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that one block's attention keeps: tensors in the working precision, and maybe probabilities.
+    """Bytes that one block's attention saves: tensors in the working precision, and in some cases probabilities.
 
-    Rotated queries and keys are tensors of their own; values are a view of the projection to all three, which stays as
-    a whole, and keys too where nothing is rotated; the result is what the output projection keeps too. Probabilities
-    are kept by attention on CPUs alone, where batches are packed, up to a bound.
+    Rotated queries and keys are separate tensors. Values, and keys without rotation, are views of the projection to all
+    three, which is saved as a whole. The result is saved once for attention and the output projection. Only attention
+    on CPUs saves probabilities, in packed batches, up to a limit.
     """
     rotated = 2 if config.position_embedding_type == "rotary" else 1
     tensors = (rotated + 3 + 1) * workload.width * config.attention_size + _head_norms(config, workload)
     scores = 0
     if workload.on_cpu and not workload.padded:
         heads = config.num_attention_heads
-        scores = kept_scores(groups_of_lengths(workload.lengths, heads), heads)
+        scores = count_saved_scores(groups_of_lengths(workload.lengths, heads), heads)
     return workload.positions * tensors + workload.width * scores
 
 
 def block_copies(config: ESM2Config, workload: Workload) -> int:
-    """Bytes of the bf16 copies that autocast makes of a block's matrices, and autograd keeps.
+    """Bytes of the bf16 copies of a block's matrices that autocast makes and autograd saves.
 
-    FSDP2 on a GPU gathers weights in bf16 already, and frees what it has gathered.
+    FSDP2 on a GPU already gathers weights in bf16, and frees them afterwards.
     """
     if not workload.bf16 or (workload.sharded and not workload.on_cpu):
         return 0
@@ -248,10 +249,10 @@ def block_copies(config: ESM2Config, workload: Workload) -> int:
 
 
 def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int, int]]:
-    """The moments that can be the highest: gradients so far, activations and working space, in bytes.
+    """Yields gradients, activations and working memory, in bytes, at each moment that can be the peak.
 
-    Between its last block and its first, the backward pass turns a block's activations into its gradients at an even
-    rate, so that one of the ends is the highest.
+    From the last block to the first, the backward pass replaces activations by gradients at a constant rate, so the
+    peak is at one of the two ends.
     """
     blocks, stream = config.num_hidden_layers, _FP32 * workload.positions * config.hidden_size
     block, copies = block_activations(config, workload), block_copies(config, workload)
@@ -261,11 +262,11 @@ def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int,
     tables = _tables(config, workload)
     kept = kept_for_backward(config, workload)
 
-    # The head is done, and the final norm turns the gradient of its output, zero where nothing is predicted, into that
-    # of its input.
+    # The head's backward pass is done. The final norm holds the gradient of its output, zero where nothing is
+    # predicted, and that of its input.
     yield head, kept - _head_activations(config, workload), 2 * stream
     if workload.checkpointing:
-        # A block in the forward pass. Autocast keeps its copies of all weights until the pass ends.
+        # A block in the forward pass. Autocast holds its copies of all weights until the pass ends.
         inside = stream + workload.width * workload.positions * (
             config.hidden_size + config.up_size + config.intermediate_size
         )
@@ -279,23 +280,23 @@ def _moments(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int,
 
 
 def _feed_forward_backward(config: ESM2Config, workload: Workload) -> Iterator[tuple[int, int, int]]:
-    """Where a block's backward pass is highest: new gradients, activations freed, and working space, in bytes.
+    """Yields new gradients, freed activations and working memory, in bytes, at the peaks of a block's backward pass.
 
-    Attention's part comes later, when more has been freed than it needs.
+    Attention's backward pass comes later, when more memory has been freed than it needs.
     """
     stream = _FP32 * workload.positions * config.hidden_size
     inner = workload.width * workload.positions * config.intermediate_size
     outer = workload.width * workload.positions * config.up_size
     matrix = config.hidden_size * config.intermediate_size
-    # Through the second linear layer: the residual stream's gradient, its bf16 copy, the inner one, and the weights'.
+    # Second linear layer: gradients of the residual stream, its bf16 copy, of the inner activations and of the weights.
     cast = workload.positions * config.hidden_size * _BF16 if workload.bf16 else 0
     yield 0, 0, stream + cast + inner + workload.width * matrix
-    # Through the activation, which takes one inner gradient and makes another, or those of both halves of a gate.
+    # Activation: the gradient of its output, and that of its input, which for a gate has two halves.
     yield _FP32 * matrix, inner, stream + inner + outer
 
 
 def _head_activations(config: ESM2Config, workload: Workload) -> int:
-    """Bytes that the head keeps, for predicted positions alone: its input, around the GELU, the norm's, the logits'."""
+    """Bytes that the head saves, for predicted positions only: input, around the GELU, the norm's, and logits."""
     wide = _FP32 * (config.hidden_size + VOCABULARY_SIZE)
     each = 3 * workload.width * config.hidden_size + wide
     copies = _BF16 * config.hidden_size**2 if workload.bf16 else 0
@@ -303,23 +304,26 @@ def _head_activations(config: ESM2Config, workload: Workload) -> int:
 
 
 def _tables(config: ESM2Config, workload: Workload) -> int:
-    """Bytes of what tells positions, shared by all blocks: rotary tables, fp32, or ALiBi's matrix in padded batches.
+    """Bytes of position tables: fp32 rotary tables, or ALiBi's bias in padded batches.
 
-    Padded batches have one rotary table for all proteins. With ``layer_drop``, each block has proteins of its own.
+    Padded batches have one rotary table for all proteins. All blocks share the tables, except with ``layer_drop``,
+    where each block computes other proteins.
     """
     longest = max(workload.lengths)
-    if config.position_embedding_type == "alibi":
-        tables = workload.width * len(workload.lengths) * config.num_attention_heads * longest**2 * workload.padded
-    else:
+    if config.position_embedding_type == "rotary":
         tables = _FP32 * (longest if workload.padded else workload.positions) * config.head_size
-    return tables * (config.num_hidden_layers if config.layer_drop else 1)
+    elif workload.padded:
+        tables = workload.width * len(workload.lengths) * config.num_attention_heads * longest**2
+    else:
+        tables = 0
+    return tables * config.num_hidden_layers if config.layer_drop else tables
 
 
 def _gathered(config: ESM2Config, workload: Workload) -> int:
-    """Bytes of whole weights and gradients that FSDP2 holds beside its shards.
+    """Bytes of unsharded weights and gradients that FSDP2 holds beside its shards.
 
-    That is the block at work, the next one, and the buffer that gathers; a block's gradients, and their fp32 copy that
-    is scattered; and the table and head, which stay whole.
+    These are the current block, the next block, and the buffer for gathering; a block's gradients, and their fp32 copy
+    for scattering; and the embedding table and head, which stay gathered.
     """
     if not workload.sharded or workload.processes == 1:
         return 0

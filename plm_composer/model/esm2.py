@@ -1,9 +1,9 @@
 """ESM2 (Lin et al. 2023, "Evolutionary-scale prediction of atomic-level protein structure with a language model").
 
-Top to bottom: norms, attention, feed-forward, a pre-norm block, the language-model head, the contact head, the model
-with its token dropout. Padded and packed batches run through the same code; ``batch_layouts.py`` holds what they do
-differently, attention's kernels and rotary positions behind it. Compiling, recomputing and sharding blocks is done from
-outside (``parallelize.py``).
+Top to bottom: norms, attention, feed-forward, a pre-norm block, the language-model head, the contact head, and the
+model with its token dropout. Padded and packed batches run through the same code; ``batch_layouts.py`` holds the
+differences, and calls the attention kernels and rotary positions. ``parallelize.py`` compiles, recomputes and shards
+blocks from outside.
 
 Shapes: ``...`` is (proteins, length) in a padded batch and (tokens,) in a packed one.
 """
@@ -27,9 +27,9 @@ def make_norm(config: ESM2Config, width: int, *, bias: bool) -> nn.Module:
     """Makes a LayerNorm (Ba et al. 2016), or an RMSNorm (Zhang and Sennrich 2019).
 
     Args:
-        config: Says which one.
+        config: The model's config; ``normalization`` chooses the kind.
         width: Size of the last dimension.
-        bias: Whether a LayerNorm has one; an RMSNorm never does.
+        bias: Whether a LayerNorm has a bias; an RMSNorm never has one.
     """
     if config.normalization == "rmsnorm":
         return nn.RMSNorm(width, eps=config.layer_norm_eps)
@@ -39,8 +39,8 @@ def make_norm(config: ESM2Config, width: int, *, bias: bool) -> nn.Module:
 class ESM2Attention(nn.Module):
     """Self-attention within each protein.
 
-    With ``qk_norm``, queries and keys are normalised head by head before they are rotated, with one learned scale for
-    all heads: that bounds the scores (Henry et al. 2020; with LayerNorm as in Dehghani et al. 2023).
+    With ``qk_norm``, queries and keys are normalised head by head before rotation, with one learned scale for all
+    heads, which bounds the scores (Henry et al. 2020; with LayerNorm as in Dehghani et al. 2023).
     """
 
     def __init__(self, config: ESM2Config) -> None:
@@ -52,7 +52,7 @@ class ESM2Attention(nn.Module):
         self.out = nn.Linear(config.attention_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """Attends, and mixes the heads' results, shape (..., hidden_size)."""
+        """Attends and projects the heads' results to shape (..., hidden_size)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size))  # (..., 3, heads, head_size)
         query, key, value = qkv.unbind(-3)  # each (..., heads, head_size)
         if self.query_norm is not None and self.key_norm is not None:
@@ -63,20 +63,20 @@ class ESM2Attention(nn.Module):
 
 
 class ShortConvolution(nn.Module):
-    """What goes into attention, plus a weighted sum of each token's neighbours in its protein.
+    """Adds to each token a weighted sum of its neighbours in its protein, before attention.
 
-    It begins as zero, so that a new model is the one without it.
+    Its weights start at zero, so that a new model computes the same as one without it.
     """
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
-        # The shape that ``torch.nn.Conv1d`` has for it.
+        # The shape of the weight of a depthwise ``torch.nn.Conv1d``.
         self.weight = nn.Parameter(torch.zeros(config.hidden_size, 1, config.short_convolution))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Adds the convolution of ``x``, shape (..., hidden_size)."""
         if torch.is_autocast_enabled(x.device.type):
-            # What the next matrix product would do: half the memory to pass through here.
+            # The next matrix product would cast anyway; casting here halves the memory traffic.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return x + layout.convolve(x, self.weight[:, 0].to(x.dtype))
 
@@ -88,11 +88,11 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "swiglu": swiglu}
-"""What stands between the feed-forward's linear layers, by ``ESM2Config.feed_forward``; ESM2's GELU is exact."""
+"""Activations of the feed-forward, by ``ESM2Config.feed_forward``; ESM2's GELU is exact."""
 
 
 class ESM2FeedForward(nn.Module):
-    """Two linear layers with an activation between them; a gated one takes both its halves from the first."""
+    """Two linear layers with an activation between them; a gated activation takes both halves from the first layer."""
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ESM2FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transforms each token on its own, shape (..., hidden_size)."""
+        """Transforms each token independently, shape (..., hidden_size)."""
         return self.down(self.activation(self.up(x)))
 
 
@@ -122,7 +122,7 @@ class ESM2Block(nn.Module):
         normed = self.attention_norm(x)
         if self.convolution is not None:
             normed = self.convolution(normed, layout)
-        # Not torch.add's alpha: torch 2.7 forgets it where it compiles the sum of a product without a bias.
+        # Not torch.add's alpha: torch 2.7 drops it when it compiles the sum of a product without a bias.
         attended = self.attention(normed, layout)
         x = x + (attended if self.residual_scale == 1 else self.residual_scale * attended)
         fed = self.feed_forward(self.feed_forward_norm(x))
@@ -130,7 +130,7 @@ class ESM2Block(nn.Module):
 
 
 class ESM2Head(nn.Module):
-    """Hidden states to logits. The decoding table is handed in, because it usually is the embedding's."""
+    """Hidden states to logits. The decoding table is an argument, because it is usually the embedding table."""
 
     def __init__(self, config: ESM2Config) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class ESM2Head(nn.Module):
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """Logits, shape (..., 33), from hidden states and a decoding table of shape (33, hidden_size)."""
         x = self.norm(F.gelu(self.dense(x)))
-        # 33 logits cost nothing: fp32 here spares the loss the rounding of bf16.
+        # 33 logits cost nothing, and fp32 keeps bf16 rounding out of the loss.
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.to(dtype), table.to(dtype), self.bias.to(dtype))
@@ -154,16 +154,16 @@ class ESM2ContactHead(nn.Module):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.regression = nn.Linear(config.num_hidden_layers * config.num_attention_heads, 1)
-        # Frozen: no loss reaches it, and DDP waits for the gradient of every parameter that wants one.
+        # Frozen: no loss reaches it, and DDP waits for the gradient of every trainable parameter.
         self.regression.requires_grad_(False)
 
     def layer_logits(self, layer: int, maps: Tensor, keep: Tensor) -> Tensor:
-        """What one layer adds to the contact logits.
+        """One layer's contribution to the contact logits.
 
         Args:
             layer: Index of the layer.
-            maps: Its attention maps, shape (proteins, heads, length, length).
-            keep: True on residues and False on special tokens to leave out, shape (proteins, length).
+            maps: Attention maps of the layer, shape (proteins, heads, length, length).
+            keep: True on residues, False on special tokens to leave out, shape (proteins, length).
 
         Returns:
             Shape (proteins, length - 2, length - 2): without the first and the last position.
@@ -184,7 +184,7 @@ class ESM2(nn.Module):
             ``attention.FITS`` chooses.
 
     Args:
-        config: The model.
+        config: The model's config.
     """
 
     def __init__(self, config: ESM2Config) -> None:
@@ -211,16 +211,18 @@ class ESM2(nn.Module):
         lengths: Sequence[int] | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Logits of all positions, or of some.
+        """Computes the logits of all positions, or of some.
 
         Args:
             input_ids: Token ids; padded, shape (proteins, length), or packed, shape (tokens,).
-            attention_mask: Padded batches: nonzero on tokens, shape of ``input_ids``. None: all but ``<pad>``.
-            cu_seqlens: Packed batches: where each protein begins and the last one ends, (proteins + 1,), int32.
+            attention_mask: Padded batches: nonzero on tokens, shape of ``input_ids``; None for all but ``<pad>``.
+            cu_seqlens: Packed batches: index of each protein's first token, then the number of tokens,
+                (proteins + 1,), int32.
             max_seqlen: Packed batches: length of the longest protein.
-            lengths: Packed batches: tokens of each protein, for the host; ``layer_drop`` reads them off the device
-                without.
-            positions: What to decode: indices into the flattened batch, shape (positions,), int64; None for all.
+            lengths: Packed batches: number of tokens of each protein, on the host; without it, ``layer_drop`` reads
+                ``cu_seqlens`` from the device.
+            positions: Indices into the flattened batch of the positions to decode, shape (positions,), int64; None for
+                all.
 
         Returns:
             Logits, shape (..., 33), or (positions, 33); fp32 or better.
@@ -243,40 +245,40 @@ class ESM2(nn.Module):
         layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen, lengths)
         x = self._embed(input_ids, layout)
         drops = self.training and self.config.layer_drop > 0
-        # Drawn before anything is computed, and never again where a block is recomputed.
+        # Drawn once before the blocks run, so that recomputing a block draws nothing.
         kept = draw_kept(self.config, layout.proteins) if drops else None
         for depth, (block, rate) in enumerate(zip(self.blocks, drop_rates(self.config), strict=True)):
             x = block(x, layout) if kept is None else apply_to_kept(block, x, layout, kept[depth], rate)
         return self.final_norm(x)
 
     def head(self, hidden_states: Tensor) -> Tensor:
-        """Logits of hidden states, (..., hidden_size) to (..., 33), fp32 or better."""
+        """Computes logits, (..., 33), fp32 or better, from hidden states, (..., hidden_size)."""
         table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight
         return self.lm_head(hidden_states, table)
 
     def predict_contacts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Probability that two residues are in contact, as fair-esm and transformers compute it.
+        """Predicts the probability that two residues are in contact, as fair-esm and transformers do.
 
         Args:
             input_ids: Padded batch with ``<cls>`` first and ``<eos>`` last in each protein, (proteins, length).
-            attention_mask: Nonzero on tokens; None: all but ``<pad>``.
+            attention_mask: Nonzero on tokens, shape of ``input_ids``; None for all but ``<pad>``.
 
         Returns:
             Shape (proteins, length - 2, length - 2): ``<cls>`` is cut off; rows and columns of ``<eos>`` and of
-            padding hold nothing of meaning.
+            padding are meaningless.
 
         Raises:
             UserError: If the model has no contact head.
         """
         if not self.config.contact_head:
-            raise UserError("this model has no contact head (model.contact_head is false): it predicts no contacts")
+            raise UserError("this model cannot predict contacts: it has no contact head (model.contact_head is false)")
         is_token = _token_mask(input_ids, attention_mask)
         layout = RecordingLayout(is_token, self.config, self.embedding.weight.dtype)
         x = self._embed(input_ids, layout)
         logits: Tensor = self.contact_head.regression.bias
         for layer, block in enumerate(self.blocks):
             x = block(x, layout)
-            # Layer by layer: all maps of a long protein at once would need gigabytes.
+            # Layer by layer, because all maps of a long protein together would take gigabytes.
             logits = logits + self.contact_head.layer_logits(layer, layout.maps.pop(), input_ids != EOS_ID)
         return logits.sigmoid()
 
@@ -304,7 +306,7 @@ class ESM2(nn.Module):
         if self.config.token_dropout:
             is_mask = (input_ids == MASK_ID) & keep
             keep = keep & ~is_mask
-            # (1 - expected share of <mask>) / (1 - observed share), each protein's own. Where all is masked, all is
+            # Per protein: (1 - expected share of <mask>) / (1 - observed share). If all tokens are masked, all are
             # zero, and the clamp only avoids 0 / 0.
             total = layout.sum_per_protein(layout.is_token)
             unmasked = total - layout.sum_per_protein(is_mask)
@@ -315,8 +317,8 @@ class ESM2(nn.Module):
     def _initialise(self) -> None:
         """Normal weights (std ``initializer_range``), zero biases, unit norms, a zero row for ``<pad>``.
 
-        As ``EsmPreTrainedModel._init_weights`` of transformers has it, which took it from BERT; deterministic under
-        torch's seed. The contact head starts at zero: untrained, it should say 0.5 of everything.
+        As in ``EsmPreTrainedModel._init_weights`` of transformers, which took it from BERT; deterministic under torch's
+        seed. The contact head starts at zero, so that untrained it predicts 0.5 everywhere.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

@@ -1,7 +1,7 @@
 """Stochastic depth (Huang et al. 2016; LayerDrop, Fan et al. 2020), protein by protein.
 
 In training each protein skips each block with a probability that grows with depth. Its tokens are taken out of the
-batch for that block, so that what is dropped is not computed either.
+batch for that block, so that a skipped block costs nothing.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from plm_composer.model.config import ESM2Config
 
 
 def drop_rates(config: ESM2Config) -> list[float]:
-    """Probability with which a protein skips each block in training, from the first to the last."""
+    """Probability that a protein skips each block in training, from the first block to the last."""
     layers = config.num_hidden_layers
     return [config.layer_drop * (layer + 1) / layers for layer in range(layers)]
 
 
 def keep_probability(rate: float, proteins: int) -> float:
-    """Probability with which a block computes a protein, where it is one of some and at least one of them is kept.
+    """Probability that a block computes a protein, given that it computes at least one protein of the batch.
 
     Args:
-        rate: Probability with which each is dropped.
+        rate: Probability that a protein is dropped.
         proteins: Number of proteins in the batch.
     """
     proteins = max(proteins, 1)
@@ -33,12 +33,13 @@ def keep_probability(rate: float, proteins: int) -> float:
 
 
 def draw_kept(config: ESM2Config, proteins: int) -> Tensor:
-    """Draws which proteins each block computes, by torch's generator on the CPU.
+    """Draws which proteins each block computes, with torch's generator on the CPU.
 
-    Where none would be left, the luckiest one is: every parameter gets a gradient, as DDP and FSDP want.
+    If all proteins would be dropped, the one with the largest draw is kept, so that every parameter gets a gradient, as
+    DDP and FSDP require.
 
     Args:
-        config: The model.
+        config: The model's config.
         proteins: Number of proteins in the batch.
 
     Returns:
@@ -54,26 +55,26 @@ def draw_kept(config: ESM2Config, proteins: int) -> Tensor:
 def apply_to_kept(
     block: Callable[[Tensor, Layout], Tensor], x: Tensor, layout: Layout, kept: Tensor, rate: float
 ) -> Tensor:
-    """Applies a block to some proteins. The others stay as they are.
+    """Applies a block to some proteins and leaves the others unchanged.
 
-    The update is divided by the probability of being kept, so that the mean over all draws is the update without any.
+    The update is divided by the probability of being kept, so that its mean over all draws is the update without drops.
 
     Args:
-        block: Of (x, layout) to the new x.
-        x: Residual stream of the batch.
-        layout: Of the batch.
-        kept: Which proteins, shape (proteins,), bool, on the CPU.
-        rate: Probability with which each was dropped.
+        block: The block, a function of (x, layout) that returns the new x.
+        x: Residual stream of the batch, shape (..., hidden_size).
+        layout: Layout of the batch.
+        kept: True for the proteins that the block computes, shape (proteins,), bool, on the CPU.
+        rate: Probability that a protein was dropped.
     """
     scale = 1 / keep_probability(rate, len(kept))
     if bool(kept.all()):
         return _step_towards(block(x, layout), x, scale)
     rows, part = layout.subset(kept)
     before = x.index_select(0, rows)
-    # Not index_copy, which keeps what it copies for its backward pass.
+    # index_copy would save its source for the backward pass; index_put does not.
     return x.index_put((rows,), _step_towards(block(before, part), before, scale))
 
 
 def _step_towards(updated: Tensor, x: Tensor, scale: float) -> Tensor:
-    """``x + scale * (updated - x)``, in one pass."""
+    """Computes ``x + scale * (updated - x)``; ``lerp`` does it in one pass, and extrapolates where ``scale`` > 1."""
     return torch.lerp(x, updated.to(x.dtype), scale)

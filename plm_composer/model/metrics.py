@@ -1,4 +1,4 @@
-"""Metrics over masked tokens. Each token of the whole set weighs the same, however the batches are cut."""
+"""Metrics over masked tokens. Each token of the whole set has the same weight, whatever the batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchmetrics import Metric
 class TokenMean(Metric):
     """Mean of a value over all tokens: a sum in fp64 and a count, added up over batches and ranks.
 
-    With no token at all the result is NaN.
+    Without any token the result is NaN.
     """
 
     full_state_update = False
@@ -24,11 +24,11 @@ class TokenMean(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Counts a batch in.
+        """Adds a batch.
 
         Args:
-            logits: Shape (tokens, 33).
-            targets: Right token ids, shape (tokens,).
+            logits: Logits, shape (tokens, 33).
+            targets: Correct token ids, shape (tokens,).
         """
         self.total += self.values_of(logits, targets).double().sum()
         self.count += targets.numel()
@@ -38,7 +38,7 @@ class TokenMean(Metric):
         return (self.total / self.count).float()
 
     def values_of(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What is averaged, one value a token."""
+        """The values to average, shape (tokens,)."""
         raise NotImplementedError
 
 
@@ -59,8 +59,8 @@ class MaskedPerplexity(MaskedNLL):
 
 
 class MaskedAccuracy(TokenMean):
-    """Share of the masked tokens whose likeliest prediction is right."""
+    """Share of the masked tokens whose most likely prediction is correct."""
 
     def values_of(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """1 where the prediction is right, else 0."""
+        """1 where the prediction is correct, else 0."""
         return logits.argmax(-1) == targets

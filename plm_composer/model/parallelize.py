@@ -1,7 +1,7 @@
-"""What is done to a model from outside: its blocks are compiled, recomputed in the backward pass, and sharded.
+"""Changes to a model from outside: its blocks are compiled, recomputed in the backward pass, and sharded.
 
-The first two change a block's ``forward`` alone, and leave what is called around it, such as FSDP's hooks, in eager
-mode. Composer does the sharding, by what ``fsdp_wrap_fn`` says.
+Compiling and recomputing replace only a block's ``forward``; code around it, such as FSDP's hooks, stays in eager mode.
+Composer shards the model; ``fsdp_wrap_fn`` tells it which modules to shard separately.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plm_composer.model.batch_layouts import Layout
 from plm_composer.model.esm2 import ESM2, ESM2Block
 
 AUTO = "auto"
-"""The ``compile_config`` that leaves the choice to ``compile_arguments``."""
+"""The ``compile_config`` with which ``compile_arguments`` decides."""
 
 Forward = Callable[[ESM2Block, Tensor, Layout], Tensor]
 
@@ -30,12 +30,12 @@ def compile_arguments(compile_config: str | Mapping[str, Any] | None, device: st
     """Decides whether blocks are compiled.
 
     Args:
-        compile_config: The run's.
+        compile_config: ``compile_config`` of the run.
         device: ``cpu`` or ``gpu``.
 
     Returns:
-        Arguments of ``torch.compile``; None not to compile. ``auto`` compiles on GPUs that have what it takes: Triton,
-        and a C compiler for the code that launches its kernels.
+        Arguments of ``torch.compile``; None not to compile. ``auto`` compiles on GPUs if Triton is installed, and a C
+        compiler for the code that launches its kernels.
     """
     if isinstance(compile_config, Mapping):
         return dict(compile_config)
@@ -48,15 +48,16 @@ def compile_arguments(compile_config: str | Mapping[str, Any] | None, device: st
 def parallelize(
     model: ESM2, *, activation_checkpointing: bool = False, compile_arguments: Mapping[str, Any] | None = None
 ) -> None:
-    """Applies to each block of a model what a run asks for, in place.
+    """Prepares each block of a model for recomputation, compilation and sharding, in place.
 
-    ``torch.compile`` sees one block, whose code serves all of them, and all batches: numbers of tokens are symbols to
-    it. On the whole model it would take as long as there are layers. Recomputation is around the compiled block.
+    ``torch.compile`` compiles one block; its code serves all blocks and, with symbolic numbers of tokens, all batches.
+    Compiling the whole model would take as many times longer as there are layers. Recomputation wraps the compiled
+    block.
 
     Args:
         model: The model.
-        activation_checkpointing: Keep only the blocks' inputs for the backward pass, and recompute what is inside.
-        compile_arguments: Those of ``torch.compile``; None does not compile.
+        activation_checkpointing: Save only the blocks' inputs for the backward pass, and recompute the rest.
+        compile_arguments: Arguments of ``torch.compile``; None not to compile.
     """
     forwards: dict[type, Forward] = {}
     for kind in {type(block) for block in model.blocks}:
@@ -69,7 +70,7 @@ def parallelize(
 
 
 def is_block(module: nn.Module) -> bool:
-    """Whether FSDP2 shards a module on its own: a block. The embedding table and both its users stay together.
+    """Whether FSDP2 shards a module separately: only blocks. The embedding table and both its users stay together.
 
     Args:
         module: A module of an ``ESM2``.
@@ -87,9 +88,8 @@ def _recomputing(forward: Forward) -> Forward:
     def recomputing(block: ESM2Block, x: Tensor, layout: Layout) -> Tensor:
         if not torch.is_grad_enabled():
             return forward(block, x, layout)
-        # Blocks draw nothing, so that there is no generator to be put back.
+        # Blocks draw no random numbers, so there is no generator state to restore.
         arguments: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        recomputed: Tensor = checkpoint(forward, block, x, layout, **arguments)
-        return recomputed
+        return checkpoint(forward, block, x, layout, **arguments)
 
     return recomputing

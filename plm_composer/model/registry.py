@@ -1,4 +1,4 @@
-"""Models by name: the published sizes, and those that users add."""
+"""Models by name: the published sizes, and those that users register."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
 
 MODELS = Registry("models", PRESETS, base=(ESM2Config, ESM2))
-"""An ``ESM2Config`` by name; or a subclass of ``ESM2`` that holds its own as ``preset``."""
+"""By name, an ``ESM2Config``, or a subclass of ``ESM2`` whose ``preset`` is one."""
 
 
 def preset_of(name: str) -> ESM2Config:
-    """Finds the config of a model that has a name.
+    """Finds the config of a named model.
 
     Args:
         name: A key of ``MODELS``.
 
     Raises:
-        UserError: It is a class without a config.
+        UserError: The model is a class without a ``preset``.
     """
     entry = MODELS[name]
     if isinstance(entry, ESM2Config):
         return entry
     preset = getattr(entry, "preset", None)
     if not isinstance(preset, ESM2Config):
-        raise UserError(f"models.{name}: {entry.__name__} needs `preset`, an ESM2Config, for what a YAML leaves out")
+        raise UserError(f"models.{name}: {entry.__name__} needs `preset`, an ESM2Config, for values that a YAML omits")
     return preset
 
 
 def class_of(name: str | None) -> type[ESM2]:
-    """Finds the class of a model that has a name; ``ESM2`` for a config's name, and for None."""
+    """Finds the class of a named model; ``ESM2`` for the name of a config, and for None."""
     entry = MODELS.get(name) if name is not None else None
     return entry if isinstance(entry, type) else ESM2

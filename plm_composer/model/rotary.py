@@ -23,8 +23,7 @@ def rotary_frequencies(config: ESM2Config, device: torch.device | None = None) -
 def inverse_frequencies(head_size: int, base: float = ROTARY_BASE, device: torch.device | None = None) -> Tensor:
     """Rotary frequencies in fp32, as fair-esm and transformers compute them, shape (head_size / 2,)."""
     exponent = torch.arange(0, head_size, 2, device=device).float() / head_size
-    frequencies: Tensor = 1.0 / base**exponent
-    return frequencies
+    return 1.0 / base**exponent
 
 
 def rotary_tables(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -32,9 +31,9 @@ def rotary_tables(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> 
 
     Args:
         position: Index of each token in its protein, shape (n,).
-        frequencies: Angle from one position to the next, shape (head_size / 2,). fp32 in any case, because the
-            published models were trained with those.
-        dtype: What the parameters are kept in: fp64 gives fp64 tables, all else fp32.
+        frequencies: Rotation per position, radians, shape (head_size / 2,). Always fp32, because the published models
+            were trained with fp32 frequencies.
+        dtype: Data type of the parameters: fp64 gives fp64 tables, all others fp32.
 
     Returns:
         Two tensors of shape (n, 1, head_size / 2).
@@ -45,26 +44,25 @@ def rotary_tables(position: Tensor, frequencies: Tensor, dtype: torch.dtype) -> 
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turns queries or keys by their position.
+    """Rotates queries or keys by their position.
 
     Args:
-        x: Shape (..., heads, head_size).
-        cosine: From ``rotary_tables``.
-        sine: Likewise.
+        x: Queries or keys, shape (..., heads, head_size).
+        cosine: Cosines from ``rotary_tables``.
+        sine: Sines from ``rotary_tables``.
 
     Returns:
         Shape and dtype of ``x``; computed in the dtype of the tables.
     """
-    if torch.compiler.is_compiling():  # which fuses the plain formula, and fails at what is written in place
+    if torch.compiler.is_compiling():  # torch.compile fuses the plain formula, and fails on writes in place
         first, second = x.to(cosine.dtype).chunk(2, dim=-1)
         halves = (first * cosine - second * sine, second * cosine + first * sine)
         return torch.cat(halves, dim=-1).to(x.dtype)
-    turned: Tensor = _Rotation.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
-    return turned
+    return _Rotation.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
 
 
 class _Rotation(torch.autograd.Function):
-    """The rotation, written into one tensor: the plain formula makes seven, and widens each half on its own."""
+    """The rotation, written into one tensor; the plain formula makes seven, and widens each half on its own."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -74,7 +72,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # A rotation's transpose is the rotation back.
+        # The transpose of a rotation is the inverse rotation.
         cosine, sine = ctx.saved_tensors
         return _rotated(gradient, cosine, sine, -1), None, None
 

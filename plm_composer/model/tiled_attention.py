@@ -1,9 +1,9 @@
-"""Attention on CPUs: a few heads of one protein, or some small proteins of like length, at a time.
+"""Attention on CPUs: a few heads of one protein, or some small proteins of similar length, at a time.
 
-Scores are computed tile by tile, in buffers that stay in the cache. Softmax is the dear part on a CPU, above all in
-bf16: the forward pass keeps its probabilities, up to a bound, so that the backward pass need not compute them again.
+Scores are computed tile by tile, in buffers that stay in the cache. Softmax is the expensive part on a CPU, above all
+in bf16: the forward pass saves its probabilities, up to a limit, so that the backward pass need not compute them again.
 With ``P`` the probabilities, ``dO`` the gradient and ``d = sum(dO * O)``, the scores' gradient is ``P * (dO V^T - d)``,
-as in FlashAttention (Dao et al. 2022). One product gives the difference: ``[dO | -d_high | -d_low] [V | 1 | 1]^T``.
+as in FlashAttention (Dao et al. 2022). ``_extended`` makes the difference a single matmul.
 """
 
 from __future__ import annotations
@@ -23,55 +23,54 @@ from plm_composer.model import protein_groups
 from plm_composer.model.alibi import Alibi, distances
 from plm_composer.model.protein_groups import Group, groups_of
 
-KEPT = 1 << 25
-"""Most probabilities that one call keeps for its backward pass, 64 MB in bf16; groups beyond are computed again."""
+SAVED_SCORES_LIMIT = 1 << 25
+"""Most probabilities that one call saves for its backward pass, 64 MB in bf16; the backward pass recomputes others."""
 _DISTANCES_STEP = 64
-"""Tables of distances are kept for multiples of it, so that batches share them."""
+"""Distance tables are cached for multiples of this length, so that batches share them."""
 
 
-def kept_scores(groups: Sequence[Group], heads: int) -> int:
-    """Number of attention scores that one call keeps for its backward pass.
+def count_saved_scores(groups: Sequence[Group], heads: int) -> int:
+    """Number of attention probabilities that one call saves for its backward pass.
 
     Args:
-        groups: Of the batch.
-        heads: Attention heads.
+        groups: Groups of the batch.
+        heads: Number of attention heads.
     """
-    sizes = _sizes(groups, heads)
-    return sum(size for size, kept in zip(sizes, _fit(sizes), strict=True) if kept)
+    sizes = _score_counts(groups, heads)
+    return sum(size for size, saved in zip(sizes, _choose_saved(sizes), strict=True) if saved)
 
 
 def attend_tiled(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, kept: int
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, saved_scores: int
 ) -> Tensor:
-    """Attends within each protein, and can be differentiated once.
+    """Attends within each protein; differentiable once.
 
     Args:
         query: Scaled queries, shape (tokens, heads, head_size), on the CPU.
         key: Keys, same shape.
         value: Values, same shape.
-        cu_seqlens: Where each protein begins, and where the last one ends, shape (proteins + 1,), int32.
-        slopes: Those of ALiBi, shape (heads,), in the dtype of the queries.
-        kept: ``kept_scores`` of the batch.
+        cu_seqlens: Index of each protein's first token, then the number of tokens, shape (proteins + 1,), int32.
+        slopes: ALiBi's slopes, shape (heads,), in the dtype of the queries; None for a model without ALiBi.
+        saved_scores: ``count_saved_scores`` of the batch.
 
     Returns:
         Shape (tokens, heads, head_size).
     """
     differentiates = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    result: Tensor = _forward(query, key, value, cu_seqlens, slopes, kept if differentiates else 0)[0]
-    return result
+    return _forward(query, key, value, cu_seqlens, slopes, saved_scores if differentiates else 0)[0]
 
 
-# An active autocast would cast what is computed inside these two operators, so both leave it.
+# Both operators disable autocast, which would cast their intermediate results.
 @torch.library.custom_op("plm_composer::tiled_attention", mutates_args=(), device_types="cpu")
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, kept: int
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, saved_scores: int
 ) -> tuple[Tensor, Tensor]:
-    """The result, and the probabilities that are kept for the backward pass, end to end."""
+    """Returns the result, and the probabilities that the backward pass needs, end to end, shape (saved_scores,)."""
     groups = groups_of(cu_seqlens, query.shape[1])
     alibi = _alibi(slopes, groups, query.dtype)
     result = torch.empty_like(query, memory_format=torch.contiguous_format)
-    probabilities = query.new_empty(kept)
-    buffers = _ScoreBuffers(query, groups, probabilities)
+    saved = query.new_empty(saved_scores)
+    buffers = _ScoreBuffers(query, groups, saved)
     with torch.autocast("cpu", enabled=False):
         for index, proteins in enumerate(groups):
             queries, keys, values = (proteins.take(x) for x in (query, key, value))
@@ -80,7 +79,7 @@ def _forward(
                 _probabilities(queries[part], keys[part], scores, proteins, alibi, part)
                 torch.bmm(scores, values[part], out=attended[part])
             proteins.put(result, attended)
-    return result, probabilities
+    return result, saved
 
 
 @_forward.register_fake
@@ -95,38 +94,38 @@ def _backward(
     key: Tensor,
     value: Tensor,
     result: Tensor,
-    kept: Tensor,
+    saved: Tensor,
     cu_seqlens: Tensor,
     slopes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of queries, keys and values."""
+    """Returns the gradients of queries, keys and values."""
     groups = groups_of(cu_seqlens, query.shape[1])
     alibi = _alibi(slopes, groups, query.dtype)
     for_query, for_key, for_value = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)
     )
-    probabilities = _ScoreBuffers(query, groups, kept)
-    gradients_of_scores = _ScoreBuffers(query, groups, kept[:0])
+    probability_buffers = _ScoreBuffers(query, groups, saved)
+    gradient_buffers = _ScoreBuffers(query, groups, saved[:0])
     with torch.autocast("cpu", enabled=False):
         gradients_and_deltas, values_and_ones = _extended(gradient, value, result)
         for index, proteins in enumerate(groups):
             queries, keys, values = (proteins.take(x) for x in (query, key, values_and_ones))
             deltas = proteins.clear_padding(proteins.take(gradients_and_deltas), 1)
-            # Transposed beforehand: matmuls with transposed scores as the left operand take 1.5x as long.
+            # Transposed in advance: matmuls with transposed scores as the left operand take 1.5x as long.
             queries_first = proteins.take_transposed(query)
             gradients_first = proteins.clear_padding(proteins.take_transposed(gradient), 2)
             query_gradients, key_gradients, value_gradients = (
                 torch.empty_like(x) for x in (queries, queries_first, gradients_first)
             )
-            tiles = zip(probabilities.tiles(index), gradients_of_scores.tiles(index), strict=True)
-            for (part, scores), (_, slope) in tiles:
-                if not probabilities.is_kept[index]:
-                    _probabilities(queries[part], keys[part], scores, proteins, alibi, part)
-                torch.bmm(gradients_first[part], scores, out=value_gradients[part])
-                torch.bmm(deltas[part], values[part].transpose(1, 2), out=slope)
-                slope.mul_(scores)
-                torch.bmm(slope, keys[part], out=query_gradients[part])
-                torch.bmm(queries_first[part], slope, out=key_gradients[part])
+            tiles = zip(probability_buffers.tiles(index), gradient_buffers.tiles(index), strict=True)
+            for (part, probabilities), (_, score_gradients) in tiles:
+                if not probability_buffers.is_saved[index]:
+                    _probabilities(queries[part], keys[part], probabilities, proteins, alibi, part)
+                torch.bmm(gradients_first[part], probabilities, out=value_gradients[part])
+                torch.bmm(deltas[part], values[part].transpose(1, 2), out=score_gradients)  # dO V^T - d
+                score_gradients.mul_(probabilities)
+                torch.bmm(score_gradients, keys[part], out=query_gradients[part])
+                torch.bmm(queries_first[part], score_gradients, out=key_gradients[part])
             proteins.put(for_query, query_gradients)
             proteins.put_transposed(for_key, key_gradients)
             proteins.put_transposed(for_value, value_gradients)
@@ -138,7 +137,7 @@ def _(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: Any) -> tuple[T
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     query, key, value, cu_seqlens, slopes, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(query, key, value, *output, cu_seqlens, slopes)
@@ -150,7 +149,7 @@ def _differentiate(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple
     return *_backward(gradient, *ctx.saved_tensors), None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=_save)
 
 
 def _alibi(slopes: Tensor | None, groups: Sequence[Group], dtype: torch.dtype) -> Alibi | None:
@@ -167,55 +166,65 @@ def _distances(longest: int, dtype: torch.dtype) -> Tensor:
 
 @dataclasses.dataclass
 class _ScoreBuffers:
-    """Memory for the scores of a call: kept ones have their own, the others share one buffer, tile by tile."""
+    """Memory for the scores of a call: saved groups lie in ``saved``, the tiles of all others share one buffer.
+
+    Args:
+        query: Queries of the call, shape (tokens, heads, head_size).
+        groups: Groups of the batch.
+        saved: Memory for the saved scores, end to end; empty if none are saved.
+    """
 
     query: Tensor
     groups: Sequence[Group]
-    kept: Tensor
+    saved: Tensor
 
     def __post_init__(self) -> None:
         self.heads = self.query.shape[1]
-        sizes = _sizes(self.groups, self.heads)
-        self.is_kept = _fit(sizes) if len(self.kept) else [False] * len(sizes)
-        self.starts = [0, *itertools.accumulate(size * kept for size, kept in zip(sizes, self.is_kept, strict=True))]
-        tiles = [
-            self._step(each) * each.length**2 for each, kept in zip(self.groups, self.is_kept, strict=True) if not kept
-        ]
-        self.buffer = self.query.new_empty(max(tiles, default=0))
+        sizes = _score_counts(self.groups, self.heads)
+        self.is_saved = _choose_saved(sizes) if len(self.saved) else [False] * len(sizes)
+        saved_sizes = [size if saved else 0 for size, saved in zip(sizes, self.is_saved, strict=True)]
+        self.starts = [0, *itertools.accumulate(saved_sizes)]
+        unsaved = [each for each, saved in zip(self.groups, self.is_saved, strict=True) if not saved]
+        tile = max((self._matrices_per_tile(each) * each.length**2 for each in unsaved), default=0)
+        self.buffer = self.query.new_empty(tile)
 
     def tiles(self, index: int) -> Iterator[tuple[slice, Tensor]]:
-        """Cuts one group's matrices into equal runs with about ``protein_groups.TILE`` scores, at least one matrix.
+        """Cuts a group's matrices into equal tiles of about ``protein_groups.TILE`` scores, at least one matrix each.
+
+        Args:
+            index: Index of the group.
 
         Yields:
-            The matrices, and memory for their scores, shape (matrices, length, length).
+            The tile's matrices, and memory for their scores, shape (matrices, length, length).
         """
         proteins = self.groups[index]
-        matrices, length, step = self.heads * proteins.proteins, proteins.length, self._step(proteins)
+        matrices, length, step = self.heads * proteins.proteins, proteins.length, self._matrices_per_tile(proteins)
         for first in range(0, matrices, step):
             count = min(step, matrices - first)
             shape = (count, length, length)
-            if self.is_kept[index]:
+            if self.is_saved[index]:
                 start = self.starts[index] + first * length * length
-                yield slice(first, first + count), self.kept[start : start + math.prod(shape)].view(shape)
+                yield slice(first, first + count), self.saved[start : start + math.prod(shape)].view(shape)
             else:
                 yield slice(first, first + count), self.buffer[: math.prod(shape)].view(shape)
 
-    def _step(self, proteins: Group) -> int:
+    def _matrices_per_tile(self, proteins: Group) -> int:
         matrices = self.heads * proteins.proteins
         return math.ceil(matrices / math.ceil(matrices * proteins.length**2 / protein_groups.TILE))
 
 
-def _sizes(groups: Sequence[Group], heads: int) -> list[int]:
+def _score_counts(groups: Sequence[Group], heads: int) -> list[int]:
     return [heads * each.proteins * each.length**2 for each in groups]
 
 
-def _fit(sizes: Sequence[int]) -> list[bool]:
-    """Which groups' scores are kept: from the first on, each that still fits into ``KEPT``."""
-    fit, left = [], KEPT
+def _choose_saved(sizes: Sequence[int]) -> list[bool]:
+    """Decides which groups' scores are saved: in order, each that still fits into ``SAVED_SCORES_LIMIT``."""
+    saved, left = [], SAVED_SCORES_LIMIT
     for size in sizes:
-        fit.append(size <= left)
-        left -= size if size <= left else 0
-    return fit
+        saved.append(size <= left)
+        if size <= left:
+            left -= size
+    return saved
 
 
 def _probabilities(
@@ -231,10 +240,14 @@ def _probabilities(
 
 
 def _extended(gradient: Tensor, value: Tensor, result: Tensor) -> tuple[Tensor, Tensor]:
-    """``[dO | -d_high | -d_low]`` and ``[V | 1 | 1]``, both (tokens, heads, head_size + 2)."""
+    """Appends two columns so that one matmul subtracts ``d``: ``[dO | -d_hi | -d_lo] @ [V | 1 | 1]^T = dO V^T - d``.
+
+    Returns:
+        The left and the right operand, both (tokens, heads, head_size + 2).
+    """
     wide = torch.promote_types(gradient.dtype, torch.float32)
     delta = (gradient.to(wide) * result).sum(-1, keepdim=True).neg_()
-    # In two parts, since what the product subtracts must not be rounded to bf16's eight bits.
+    # d is split into a high and a low part, because rounding it to the eight bits of bf16 would lose too much.
     high = delta.to(gradient.dtype)
     low = (delta - high).to(gradient.dtype)
     return torch.cat((gradient, high, low), -1), F.pad(value, (0, 2), value=1.0)

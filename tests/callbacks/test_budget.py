@@ -31,6 +31,7 @@ def metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.alone
 def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -> None:
     overrides = [*UNLIMITED, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
                  "scheduler.t_warmup=0.1dur", "progress_bar=true"]  # fmt: skip
@@ -86,7 +87,8 @@ def test_only_the_same_runs_checkpoint_is_charged() -> None:
     assert other.ledger.spent() < 1
 
 
-def test_the_time_of_an_evaluation_is_told_from_what_it_scores() -> None:
+@pytest.mark.alone
+def test_the_time_of_an_evaluation_is_estimated_from_what_it_scores() -> None:
     class Model(torch.nn.Module):
         def forward(self, batch: dict[str, torch.Tensor]) -> None:
             lengths.append(len(batch["input_ids"]))
@@ -134,6 +136,7 @@ def planning(start_up: float) -> tuple[Budget, types.SimpleNamespace]:
     return budget, state
 
 
+@pytest.mark.alone
 def test_an_evaluation_that_has_become_slower_is_told_again_near_the_end() -> None:
     budget, state = planning(start_up=1.0)
     budget.after_load(state, Logger(state))
@@ -157,6 +160,7 @@ def test_an_evaluation_that_has_become_slower_is_told_again_near_the_end() -> No
     assert state.max_duration.value <= first - int(measured)
 
 
+@pytest.mark.alone
 def test_an_evaluation_is_not_expected_to_take_longer_because_a_curriculum_ends() -> None:
     budget, state = planning(start_up=1.0)
     budget.after_load(state, Logger(state))

@@ -57,11 +57,11 @@ def test_reference_is_the_formula() -> None:
         close(result[start:end], dense(*(x[start:end] for x in tensors)), 1e-12)
 
 
-@pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
+@pytest.mark.parametrize("limit", [0, 30_000, 1 << 30])
 @pytest.mark.parametrize("tile", [1, 5000, 1 << 20])
-def test_tiled_equals_reference(tile: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiled_equals_reference(tile: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protein_groups, "TILE", tile)
-    monkeypatch.setattr(tiled_attention, "KEPT", kept)
+    monkeypatch.setattr(tiled_attention, "SAVED_SCORES_LIMIT", limit)
     for one, other in zip(run("cpu", make()), run("reference", make()), strict=True):
         close(one, other, 1e-12)
 

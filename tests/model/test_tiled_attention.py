@@ -1,4 +1,4 @@
-"""The CPU's attention whatever its tiles, whatever it keeps, and however large the scores are."""
+"""The CPU's attention whatever its tiles, whatever it saves, and however large the scores are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plm_composer.model import protein_groups, tiled_attention
 from plm_composer.model.protein_groups import group, groups_of
-from plm_composer.model.tiled_attention import kept_scores
+from plm_composer.model.tiled_attention import count_saved_scores
 from tests.model.small_models import attend, close
 
 LENGTHS = (5, 90, 17, 1, 64, 2, 130, 33, 33)
@@ -30,12 +30,12 @@ def run(backend: str, tensors: list[Tensor]) -> list[Tensor]:
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
 
-@pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
+@pytest.mark.parametrize("limit", [0, 30_000, 1 << 30])
 @pytest.mark.parametrize("tile", [1, 5000, 1 << 20])
 @pytest.mark.parametrize("scale", [0.3, 300.0], ids=["small scores", "large scores"])
-def test_it_equals_the_reference(tile: int, kept: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_the_reference(tile: int, limit: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protein_groups, "TILE", tile)
-    monkeypatch.setattr(tiled_attention, "KEPT", kept)
+    monkeypatch.setattr(tiled_attention, "SAVED_SCORES_LIMIT", limit)
     tensors = make(scale=scale)
     for one, other in zip(run("cpu", tensors), run("reference", tensors), strict=True):
         close(one, other, 1e-12 * scale)
@@ -55,9 +55,9 @@ def test_a_nan_is_not_hidden() -> None:
     assert run("cpu", tensors)[0][7].isnan().all()
 
 
-@pytest.mark.parametrize("kept", [0, 30_000, 1 << 30])
-def test_it_keeps_what_it_says(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiled_attention, "KEPT", kept)
+@pytest.mark.parametrize("limit", [0, 30_000, 1 << 30])
+def test_it_saves_what_it_says(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiled_attention, "SAVED_SCORES_LIMIT", limit)
     query, key, value = (x.clone().requires_grad_() for x in make()[:3])
     saved: dict[int, int] = {}
 
@@ -69,7 +69,7 @@ def test_it_keeps_what_it_says(kept: int, monkeypatch: pytest.MonkeyPatch) -> No
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         result = attend("cpu", query, key, value, CU_SEQLENS, max(LENGTHS))
     given = 4 * result.numel()  # query, key, value, result
-    assert sum(saved.values()) - given == kept_scores(groups_of(CU_SEQLENS, 3), 3) <= kept
+    assert sum(saved.values()) - given == count_saved_scores(groups_of(CU_SEQLENS, 3), 3) <= limit
     with torch.no_grad():
         close(attend("cpu", query, key, value, CU_SEQLENS, max(LENGTHS)), result, 1e-12)
 
@@ -96,12 +96,12 @@ def make_tiny() -> list[Tensor]:
     return list(torch.randn((4, sum(TINY), 3, 8), generator=generator, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("kept", [0, 1000, 1 << 30])
+@pytest.mark.parametrize("limit", [0, 1000, 1 << 30])
 @pytest.mark.parametrize("slopes", [None, torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)], ids=["", "alibi"])
 def test_peptides_together_equal_the_reference(
-    slopes: Tensor | None, kept: int, monkeypatch: pytest.MonkeyPatch
+    slopes: Tensor | None, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiled_attention, "KEPT", kept)
+    monkeypatch.setattr(tiled_attention, "SAVED_SCORES_LIMIT", limit)
     assert len(group(bounds_of(TINY), 3, protein_groups.TILE)) < len(TINY) / 2
     tensors = make_tiny()
     for one, other in zip(run_tiny("cpu", tensors, slopes), run_tiny("reference", tensors, slopes), strict=True):
