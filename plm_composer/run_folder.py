@@ -1,4 +1,4 @@
-"""The folder that a run leaves: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``export/``."""
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``export/``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _DEFINES_THE_DATA = (
     "shuffle", "shuffle_algo", "shuffle_block_size",
 )  # fmt: skip
 _HEADER = "# The resolved config of a run, written by plm-composer.\n"
-"""First line of ``config.yaml``: what tells it from a file of that name that somebody keeps there."""
+"""First line of ``config.yaml``, which distinguishes it from a user's file of the same name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of a run lie.
+    """Paths of the parts of a run.
 
     Args:
         path: The folder.
@@ -44,49 +44,52 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line."""
+        """The metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Composer's checkpoints, where ``save_folder`` is not set."""
+        """Composer's checkpoints, unless ``save_folder`` is set."""
         return self.path / "checkpoints"
 
     @property
     def latest(self) -> Path:
-        """The last checkpoint there."""
+        """The link to the latest checkpoint."""
         return self.checkpoints / LATEST
 
     @property
     def export(self) -> Path:
-        """The last model as a Hugging Face folder."""
+        """The final model as a Hugging Face folder."""
         return self.path / "export"
 
     @contextlib.contextmanager
     def explain_full_disk(self) -> Iterator[None]:
-        """Says so where the disk is full: writers, torch's above all, fail for it with many kinds of errors.
+        """Context that reports a full disk, for which writers, above all torch's, raise many kinds of errors.
 
         Raises:
-            UserError: The work failed and the disk is full.
+            UserError: The code inside failed and the disk is full.
         """
         try:
             yield
         except (OSError, RuntimeError) as error:
-            # Other nodes than rank 0's may not have the folder.
+            # Only rank 0's node is sure to have the folder.
             if self.path.exists() and is_full(self.path, error):
                 raise UserError(FULL_DISK.format(self.path)) from error
             raise
 
     def holds_a_run(self) -> bool:
-        """Whether there is something to lose: a checkpoint, an exported model or metrics."""
+        """Whether the folder holds a checkpoint, an exported model or metrics."""
         parts = any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.export))
         return parts or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
     def write_config(self, config: TrainConfig) -> None:
-        """Writes ``config.yaml``, once the run is known to be what it says. Called by rank 0 alone.
+        """Writes ``config.yaml``, once the checkpoint is loaded. Called by rank 0 only.
+
+        Args:
+            config: The run's config.
 
         Raises:
-            UserError: It cannot be written.
+            UserError: The file cannot be written.
         """
         try:
             with replacing(self.config) as partial:
@@ -96,11 +99,14 @@ class RunFolder:
 
 
 def prepare_run_folder(config: TrainConfig) -> RunFolder:
-    """Makes the run folder. Called by rank 0 alone.
+    """Creates the run folder. Called by rank 0 only.
+
+    Args:
+        config: The run's config.
 
     Raises:
-        UserError: An earlier run lies there and the config neither continues nor replaces it, or continues it with
-            another model, data or optimizer; or files lie there that are none of a run's.
+        UserError: The folder holds an earlier run, and the config neither continues nor replaces it, or continues it
+            with another model, data or optimizer; or it holds files that a run would overwrite but did not write.
     """
     folder = RunFolder(Path(config.run_folder))
     _check_files(folder)
@@ -124,10 +130,10 @@ def prepare_run_folder(config: TrainConfig) -> RunFolder:
 
 
 def _check_files(folder: RunFolder) -> None:
-    """Refuses a folder with files of the names that a run writes, but of somebody else's."""
+    """Refuses a folder with files that have the names of a run's files but were not written by a run."""
     taken = None
     if folder.config.is_file() and not _is_ours(folder.config, lambda line: line == _HEADER):
-        # Runs before this header had none, but checkpoints that say what they are.
+        # Runs of versions without this header are recognised by their checkpoints.
         taken = folder.config if not folder.latest.exists() else None
     if folder.metrics.is_file() and not _is_ours(folder.metrics, _is_metrics):
         taken = folder.metrics
@@ -139,7 +145,7 @@ def _is_ours(path: Path, judge: Callable[[str], bool]) -> bool:
     try:
         with path.open(errors="replace") as file:
             first = file.readline()
-    except OSError:  # somebody's who keeps it from us
+    except OSError:  # for example without permission to read
         return False
     return not first or judge(first)
 
@@ -152,7 +158,7 @@ def _is_metrics(line: str) -> bool:
 
 
 def _remove_run(folder: RunFolder) -> None:
-    """Removes what a run left, and nothing else that somebody keeps there."""
+    """Removes the files of a run, and no others."""
     remove_files(folder.export)
     folder.metrics.unlink(missing_ok=True)
     if not folder.checkpoints.is_dir():

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, EsmForMaskedLM
 from typer.testing import CliRunner
 
 from plm_composer.cli import app
-from plm_composer.model.weights.huggingface import read_config
+from plm_composer.model.weights.huggingface_folder import read_config
 from plm_composer.sample import VAL_FASTA
 
 

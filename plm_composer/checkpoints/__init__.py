@@ -1,1 +1,1 @@
-"""Checkpoints: their names, writing them whole, finding the one to continue from, starting from another's."""
+"""Checkpoints: their names, safe writing, finding one to resume from, and starting from another run's."""

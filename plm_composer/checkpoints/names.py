@@ -11,8 +11,8 @@ LATEST_FILENAME = "latest-rank{rank}.pt"
 LATEST = LATEST_FILENAME.format(rank=0)
 """The link that the first process writes."""
 CHECKPOINT_NAME = re.compile(r"ep(\d+)-ba(\d+)(-rank0\.pt)?")
-"""A checkpoint of the first process, or a sharded one: its epoch, its batch."""
+"""A checkpoint of the first process, or a sharded one; groups 1 and 2 are its epoch and batch."""
 CHECKPOINT_FILE = re.compile(r"(partial-)?(ep\d+-ba\d+(-rank\d+\.pt)?|latest-rank\d+\.pt)")
-"""Everything that a run leaves in its folder of checkpoints, half-written files included."""
+"""Anything that a run leaves in its folder of checkpoints, including partial files."""
 SHARD_FILE = re.compile(r"\.metadata|__\d+_\d+\.distcp")
 """A file of a sharded checkpoint."""

@@ -1,4 +1,4 @@
-"""What happens to checkpoints before a run: there is a place for them, and a whole one to continue from."""
+"""Before a run: checks that checkpoints can be written, and that autoresume finds an intact one."""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ from pathlib import Path
 
 from composer.utils import format_name_with_dist
 
-from plm_composer.checkpoints.local import mend_latest
+from plm_composer.checkpoints.local_folder import repair_latest
 from plm_composer.checkpoints.names import LATEST
-from plm_composer.checkpoints.stores import StoredFolder, mend_stored_latest
+from plm_composer.checkpoints.stored_folder import StoredFolder, repair_stored_latest
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 
 
 def prepare_checkpoints(config: TrainConfig, export: Path, metrics: Path) -> None:
-    """Makes sure that stores of checkpoints can be used, and that autoresume finds a whole one.
+    """Checks that the stores of checkpoints can be used, and that autoresume finds an intact checkpoint.
 
-    Where that is not the latest, it says so on stderr. Composer alone would end with a traceback where the latest is
-    damaged, and start from nothing where it is gone.
-    Called by rank 0 alone.
+    If that is not the latest, a line on stderr says so. Composer alone would end with a traceback if the latest is
+    damaged, and start from nothing if it is missing. Called by rank 0 only.
 
     Args:
         config: The run's config.
-        export: The run's exported model; it need not exist.
+        export: Folder of the run's exported model; it need not exist.
         metrics: The run's metrics file; it need not exist.
 
     Raises:
-        UserError: There are checkpoints, and none is whole; or there is a trained model, and no checkpoint; or the
+        UserError: There are checkpoints, but none is intact; or there is a trained model, but no checkpoint; or the
             store of the checkpoints cannot be read or written.
     """
     if config.load_path is not None and "://" in config.load_path:
-        StoredFolder(config.load_path)  # which says in one line why a store cannot be read
+        StoredFolder(config.load_path)  # raises a UserError if the store cannot be read
     if config.save_folder is None:
         return
     place = format_name_with_dist(config.save_folder, str(config.run_name))
@@ -41,9 +40,9 @@ def prepare_checkpoints(config: TrainConfig, export: Path, metrics: Path) -> Non
     if not config.autoresume:
         return
     if stored is not None:
-        message, nothing = mend_stored_latest(stored), stored.is_empty()
+        message, nothing = repair_stored_latest(stored), stored.is_empty()
     else:
-        message, nothing = mend_latest(Path(place)), not Path(place, LATEST).exists()
+        message, nothing = repair_latest(Path(place)), not Path(place, LATEST).exists()
     if message is None and nothing:
         if export.is_dir():
             raise UserError(
@@ -57,13 +56,13 @@ def prepare_checkpoints(config: TrainConfig, export: Path, metrics: Path) -> Non
 
 
 def forget_downloaded(config: TrainConfig) -> None:
-    """Removes the checkpoint that an earlier start downloaded to continue from.
+    """Removes the checkpoint that an earlier start downloaded to resume from.
 
-    Composer would take it for the latest, however far the run has come since. Called by one process of each node.
+    Composer would take it for the latest, even if the run has trained further since. Called by one process per node.
 
     Args:
-        config: The run's.
+        config: The run's config.
     """
     if config.save_folder is not None and "://" in config.save_folder:
-        # Composer's name for it: the address, taken for a path.
+        # Composer uses the address as a local path.
         Path(format_name_with_dist(config.save_folder, str(config.run_name)), LATEST).unlink(missing_ok=True)

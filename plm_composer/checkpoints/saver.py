@@ -1,4 +1,4 @@
-"""Composer's CheckpointSaver, writing so that a kill or a full disk costs no checkpoint that is already there."""
+"""A CheckpointSaver with which a kill or a full disk never costs an existing checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from composer.callbacks import CheckpointSaver
 from composer.utils import checkpoint, dist
 
 from plm_composer.callbacks.order import Position
-from plm_composer.checkpoints.local import find_checkpoints
+from plm_composer.checkpoints.local_folder import find_checkpoints
 from plm_composer.checkpoints.names import CHECKPOINT_NAME, FILENAME, LATEST, LATEST_FILENAME
 from plm_composer.errors import UserError
 from plm_composer.files.atomic import FULL_DISK, PARTIAL, is_full, replacing
@@ -22,14 +22,14 @@ class WholeCheckpointSaver(CheckpointSaver):
     """Saves as Composer does, into a local folder, with three differences.
 
     A checkpoint gets its name when all of it is on the disk, and only then is an older one removed. A full disk is
-    one line. A resumed run counts the checkpoints that it finds, so that ``num_checkpoints_to_keep`` holds however
-    often a run is stopped, and clears away what was half-written. A sharded checkpoint is written by torch, which puts
-    its ``.metadata`` last.
+    reported in one line. A resumed run counts the checkpoints that it finds, so that ``num_checkpoints_to_keep`` holds
+    however often a run is stopped, and removes partial files. Sharded checkpoints are written by torch, which writes
+    ``.metadata`` last.
 
     Args:
-        folder: Where checkpoints lie.
-        takes_over: Whether those in it are this run's, saved by an earlier start.
-        **arguments: Others of ``CheckpointSaver``.
+        folder: Folder of checkpoints.
+        takes_over: Whether the checkpoints in it were saved by an earlier start of this run.
+        **arguments: Other arguments of ``CheckpointSaver``.
     """
 
     position = Position.SAVER
@@ -46,7 +46,7 @@ class WholeCheckpointSaver(CheckpointSaver):
         )
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Takes over what an earlier start left; the one that this start continues from is removed last."""
+        """Takes over the checkpoints of an earlier start; the one that this start resumed from is removed last."""
         super().fit_start(state, logger)
         if dist.get_global_rank() != 0 or not self.takes_over:
             return
@@ -60,12 +60,12 @@ class WholeCheckpointSaver(CheckpointSaver):
 
     def _save_checkpoint(self, state: State, logger: Logger) -> None:
         name = checkpoint.get_save_filename(state, self.filename.format(state, keep_placeholders=True))
-        # What is written anew must not count as old; what somebody has removed need not be.
+        # Do not count a checkpoint that is being rewritten, nor one that was deleted by hand.
         self.saved_checkpoints = [
             other for other in self.saved_checkpoints if Path(other).exists() and not _is_same(other, name)
         ]
         if _is_sharded(state):
-            # Its presence says that the shards are whole; an earlier start may have left it where they now change.
+            # .metadata marks the shards as complete; that of an earlier start must go before they are rewritten.
             if dist.get_global_rank() == 0:
                 Path(name).with_name(".metadata").unlink(missing_ok=True)
             dist.barrier()
@@ -75,7 +75,7 @@ class WholeCheckpointSaver(CheckpointSaver):
 
 @contextlib.contextmanager
 def _writing_whole() -> Iterator[None]:
-    """Has Composer write through ``replacing``; there is no other way in than its function's name."""
+    """Makes Composer write through ``replacing``, by patching its function; it offers no other way."""
     write = checkpoint._write_checkpoint_file
 
     def write_whole(state_dict: dict[str, Any], filename: str) -> None:
@@ -95,7 +95,7 @@ def _write(write: Callable[[dict[str, Any], str], None], state_dict: dict[str, A
             try:
                 write(state_dict, str(partial))
             except (OSError, RuntimeError) as error:
-                # torch's writer hides the cause; now, before the half that was written is gone, the disk shows it.
+                # torch's writer hides the cause. Check the disk now, before the partial file is removed.
                 full = is_full(path.parent, error)
                 raise
     except (OSError, RuntimeError) as error:

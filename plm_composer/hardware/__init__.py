@@ -1,1 +1,1 @@
-"""What processors can do, the precision they work in, and how processes share a model."""
+"""Speed and precision of processors, and communication and sharding between processes."""

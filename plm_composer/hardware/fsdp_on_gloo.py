@@ -11,16 +11,16 @@ _divide_factors = _fsdp_collectives._get_gradient_divide_factors
 _foreach_reduce = _fsdp_collectives.foreach_reduce
 _SIGNATURE = inspect.signature(_divide_factors)
 _CAN_ADD_UP = "force_sum_reduction_for_comms" in _SIGNATURE.parameters
-"""Whether torch has a switch for sums, as it does from 2.8 on."""
+"""Whether torch can be told to sum gradients, as it can from 2.8 on."""
 
 
 def correct_fsdp_on_cpus() -> None:
     """Makes FSDP2 on CPUs reduce gradients to their mean, over all processes or over groups of them (HSDP).
 
-    torch asks gloo for the mean, which gloo does not know: ``reduce_scatter`` gives the sum instead, and says nothing,
-    and ``all_reduce``, which HSDP needs, refuses. Gradients as many times too large as there are ranks hardly change
-    Adam's steps, but gradient clipping and SGD's. torch 2.7 also insists on an event, which streams of CPUs do not
-    give.
+    torch asks gloo for the mean, which gloo does not support: ``reduce_scatter`` silently gives the sum instead, and
+    ``all_reduce``, which HSDP needs, raises an error. Gradients are then too large by the number of ranks, which hardly
+    changes Adam's steps, but does change SGD's and gradient clipping. torch 2.7 also requires an event, which CPU
+    streams do not provide.
     """
     _fsdp_collectives._get_gradient_divide_factors = _factors
     if not _CAN_ADD_UP:
@@ -28,7 +28,7 @@ def correct_fsdp_on_cpus() -> None:
 
 
 def _factors(*arguments: Any, **options: Any) -> tuple[Any, ...]:
-    """What gradients are divided by before and after they are added up; torch's own for any device but CPUs."""
+    """Divisors of gradients before and after they are summed; torch's own for any device but CPUs."""
     given = _SIGNATURE.bind(*arguments, **options).arguments
     if given.get("device_type") != "cpu":
         return _divide_factors(*arguments, **options)
@@ -43,5 +43,5 @@ def _factors(*arguments: Any, **options: Any) -> tuple[Any, ...]:
 
 def _reduce(*arguments: Any) -> tuple[Any, ...]:
     scattered, scatter_event, event, all_reduced, all_reduce_event, partial = _foreach_reduce(*arguments)
-    # The tensor is handed on only to be kept until the event, and where there is none the work is done.
+    # torch keeps the tensor only until the event; without an event, the reduction is already done.
     return scattered, scatter_event, event, all_reduced if all_reduce_event else None, all_reduce_event, partial

@@ -1,4 +1,4 @@
-"""What the hardware can do at best, and what it takes to get there."""
+"""Peak speed of the hardware, and settings that help to reach it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from plm_composer.errors import UserError
 
 _SHAPES = ((4096, 1024, 1024), (8192, 320, 1280), (2048, 2048, 2048))
-"""Rows, inner size and columns of products that keep a processor busy; which one does best depends on it."""
+"""Rows, inner size and columns of matrix products; which one is fastest depends on the processor."""
 
 _ONEDNN_KERNELS = 4096
-"""Compiled products that oneDNN keeps, of its own accord 1,024. Attention multiplies some five shapes a length of
-protein, and lengths go to the thousand; linear layers add one-off shapes, a batch's tokens."""
+"""Number of compiled matmuls that oneDNN caches; its default is 1,024. Attention has about five shapes per protein
+length, and lengths go to a thousand; linear layers add shapes that occur once, one per number of tokens."""
 
-# Numbers of malloc.h.
+# Constants of malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -42,12 +42,12 @@ def check_device(key: str, device: str | None) -> None:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) -> float:
-    """Measures how fast the device multiplies dense matrices, FLOP/s: the best of several shapes, medians.
+    """Measures the dense matmul speed of a device in FLOP/s: the median time of the fastest of several shapes.
 
     Args:
-        device: Where.
-        dtype: Of the matrices.
-        seconds: Time to spend on each shape, at least three products.
+        device: The device.
+        dtype: Data type of the matrices.
+        seconds: Time to spend on each shape, in seconds; at least three products run.
     """
     best = 0.0
     for rows, inner, columns in _SHAPES:
@@ -66,7 +66,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) 
 
 
 def describe_machine() -> str:
-    """The machine in one line: the GPU, or the CPU, the threads that torch uses and its instructions; versions."""
+    """Describes the machine in one line: the GPU, or the CPU with threads and instructions; and versions."""
     if torch.cuda.is_available():
         processor = torch.cuda.get_device_name()
     else:
@@ -86,31 +86,31 @@ def _cpu_model() -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was asked to."""
+    """Waits until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def prepare_cpu() -> None:
-    """Makes the C library and oneDNN keep what the next step needs again; to be called before the first product."""
+    """Makes the C library and oneDNN keep memory and code for later steps; call it before the first matmul."""
     keep_freed_memory()
     keep_compiled_products()
 
 
 def keep_compiled_products() -> None:
-    """Tells oneDNN to keep the code of more products than it does by default, for proteins of many lengths.
+    """Makes oneDNN cache more compiled matmuls than by default, for proteins of many lengths.
 
-    Compiling one takes longer than the product of a protein's scores: 5 % of the time of training ESM2-8M at crop
-    512. Costs up to 0.8 GB, 0.25 MB a shape. A value that the user has set stays.
+    Compiling a matmul takes longer than computing a protein's scores: 5 % of the time of training ESM2-8M at crop 512.
+    The cache takes up to 0.8 GB, 0.25 MB per shape. A value that the user has set stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_ONEDNN_KERNELS))
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc's allocator to keep what torch frees on the CPU, which the next step asks for again.
+    """Makes glibc's allocator keep the memory that torch frees on the CPU, because the next step needs it again.
 
-    By default large blocks go back to the system each time and come back as pages to be cleared: a fifth of a
-    training step of ESM2-8M. Does nothing where the C library is another one.
+    By default large blocks return to the system each time, and new pages must be cleared: a fifth of a training step of
+    ESM2-8M. Does nothing with another C library.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")

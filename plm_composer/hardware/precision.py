@@ -1,7 +1,7 @@
 """One key, ``precision``, for GPU and CPU.
 
-On a GPU Composer's own ``amp_bf16`` does the work. On a CPU Composer refuses it, so there the Trainer runs in fp32
-and the model autocasts by itself.
+On a GPU, Composer's ``amp_bf16`` is used. On a CPU Composer refuses it, so the Trainer runs in fp32 and the model
+autocasts by itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_precision(key: str, precision: str) -> None:
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bf16 matrices itself, rather than by way of fp32, which would be slower.
+    """Whether the hardware has bf16 matmuls; emulation by fp32 would be slower.
 
     Args:
         device: ``cpu`` or ``gpu``.
@@ -46,16 +46,16 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def trainer_precision(precision: str, device: str) -> str:
-    """What Composer's Trainer is told."""
+    """The ``precision`` of Composer's Trainer."""
     return resolve_precision(precision, device) if device == "gpu" else "fp32"
 
 
 def working_dtype(precision: str, device: str) -> torch.dtype:
-    """What matrix products are computed in."""
+    """Data type of matrix products."""
     return torch.bfloat16 if resolve_precision(precision, device) == "amp_bf16" else torch.float32
 
 
 def autocast_dtype(precision: str, device: str) -> torch.dtype | None:
-    """What the model autocasts to by itself; None leaves it to the Trainer."""
+    """Data type of the model's own autocast; None leaves autocast to the Trainer."""
     resolved = resolve_precision(precision, device)
     return torch.bfloat16 if device == "cpu" and resolved == "amp_bf16" else None

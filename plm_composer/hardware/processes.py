@@ -1,4 +1,4 @@
-"""What the processes of a run agree on, from host to host: no GPU takes part, so that none is waited for."""
+"""Agreement between the processes of a run over the hosts, so that no process waits for a GPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import distributed
 
 
 def greatest_of_all(value: int) -> int:
-    """Finds the greatest of all processes' numbers; all have to ask together.
+    """Finds the greatest number of all processes; all must call it together.
 
     Args:
-        value: This process's.
+        value: This process's number.
     """
     if not _are_several():
         return value
@@ -22,10 +22,10 @@ def greatest_of_all(value: int) -> int:
 
 
 def first_ones(value: int) -> int:
-    """Tells all processes the first one's number; all have to ask together.
+    """Broadcasts the first process's number; all processes must call it together.
 
     Args:
-        value: This process's.
+        value: This process's number; only the first one's counts.
     """
     if not _are_several():
         return value
@@ -40,5 +40,5 @@ def _are_several() -> bool:
 
 @functools.cache
 def _hosts() -> distributed.ProcessGroup | None:
-    """A group over gloo; None, all processes, where they talk by gloo anyway."""
+    """A gloo group of all processes; None, the default group, if its backend is gloo already."""
     return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")

@@ -1,4 +1,4 @@
-"""FSDP2 as a run's ``fsdp_config`` asks for it: over all processes, or over groups of them (HSDP)."""
+"""FSDP2 as ``fsdp_config`` sets it: over all processes, or over groups of them (HSDP)."""
 
 from __future__ import annotations
 
@@ -14,32 +14,36 @@ from plm_composer.errors import UserError
 
 @dataclasses.dataclass
 class ShardingConfig(FSDP2Config):
-    """Composer's ``FSDP2Config``, with the degrees that its ``FSDPConfig`` has and from which it makes the mesh.
+    """Composer's ``FSDP2Config``, with the degrees of its ``FSDPConfig``, from which Composer makes the mesh.
 
-    ``FSDP2Config`` has them as properties that say "all processes"; Composer's ``State`` asks no more than their
-    values, and its checkpoints know what to do with the mesh's two dimensions: the first replica writes.
+    In ``FSDP2Config`` the degrees are properties that mean "all processes". Composer's ``State`` only reads their
+    values, and its checkpoints support the mesh's two dimensions: the first replica writes.
 
     Args:
-        data_parallel_shard_degree: Processes that share one copy of the weights; -1 for what is left.
-        data_parallel_replicate_degree: Copies of the weights; None for one, -1 for what is left.
+        data_parallel_shard_degree: Number of processes that share one copy of the weights; -1 for the remaining factor.
+        data_parallel_replicate_degree: Number of copies of the weights; None for one, -1 for the remaining factor.
     """
 
     data_parallel_shard_degree: int = -1
     data_parallel_replicate_degree: int | None = None
 
     def shard_degree(self, processes: int) -> int:
-        """Processes that share one copy, of so many."""
+        """Number of processes that share one copy of the weights.
+
+        Args:
+            processes: Number of processes of the run.
+        """
         if self.data_parallel_shard_degree > 0:
             return self.data_parallel_shard_degree
         return processes // (self.data_parallel_replicate_degree or 1)
 
 
 def make_sharding(section: Mapping[str, Any] | None, processes: int) -> ShardingConfig | None:
-    """Makes Composer's config from ``fsdp_config``; as a dict, Composer would ignore it without a word.
+    """Makes Composer's config from ``fsdp_config``; Composer would silently ignore a dict.
 
     Args:
         section: Fields of ``ShardingConfig``; None for DDP.
-        processes: Of the whole run.
+        processes: Number of processes of the run.
 
     Raises:
         UserError: A field is unknown, or the degrees do not fit the number of processes.
@@ -49,7 +53,7 @@ def make_sharding(section: Mapping[str, Any] | None, processes: int) -> Sharding
     for name in ("activation_checkpointing", "activation_cpu_offload"):
         if name in section:
             raise UserError(f"fsdp_config.{name}: leave it out, and set activation_checkpointing beside fsdp_config")
-    # A mesh is no value of a YAML; Composer makes it from the degrees.
+    # A YAML cannot hold a mesh; Composer makes it from the degrees.
     check_arguments("fsdp_config", ShardingConfig, section, given=("device_mesh",))
     config = ShardingConfig(**section)
     if config.state_dict_type not in ("full", "sharded"):
@@ -61,7 +65,7 @@ def make_sharding(section: Mapping[str, Any] | None, processes: int) -> Sharding
     if degrees == (-1, -1):
         raise UserError("fsdp_config: data_parallel_shard_degree and data_parallel_replicate_degree cannot both be -1")
     shard, replicate = degrees[0], degrees[1] or 1
-    given = abs(shard * replicate)  # -1 stands for what is left
+    given = abs(shard * replicate)  # -1 stands for the remaining factor
     if processes % given or (-1 not in (shard, replicate) and given != processes):
         raise UserError(
             f"fsdp_config: {replicate} copies over {shard} processes each do not make the {processes} processes of "

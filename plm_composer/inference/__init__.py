@@ -1,1 +1,1 @@
-"""What happens to a trained model: it is loaded, exported, and asked for embeddings."""
+"""Uses of a trained model: loading, export and embeddings."""

@@ -22,17 +22,18 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, encode
 
 FloatArray = npt.NDArray[np.float32]
-_ROOM = 1 << 20
-"""Bytes of a file of embeddings beside the arrays."""
+_FILE_OVERHEAD = 1 << 20
+"""Upper bound on the bytes of a file of embeddings in addition to its arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of proteins, in their order; a sequence of one array for each.
+    """Embeddings of proteins, in order: a sequence with one array per protein.
 
     Args:
-        values: Shape (proteins, hidden_size); or (residues, hidden_size), those of all proteins one after the other.
-        offsets: Where each protein's residues begin, and where the last one's end, (proteins + 1,); None for means.
+        values: Mean embeddings, shape (proteins, hidden_size); or embeddings of the residues of all proteins, end to
+            end, shape (residues, hidden_size).
+        offsets: Index of each protein's first residue, then the number of residues, (proteins + 1,); None for means.
     """
 
     values: FloatArray
@@ -42,12 +43,11 @@ class Embeddings:
         return len(self.values) if self.offsets is None else len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> FloatArray:
-        """One protein's: shape (hidden_size,), or (residues, hidden_size)."""
+        """The embedding of one protein, shape (hidden_size,) or (residues, hidden_size)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self.offsets is None:
-            mean: FloatArray = self.values[index]
-            return mean
+            return self.values[index]
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     def __iter__(self) -> Iterator[FloatArray]:
@@ -64,27 +64,27 @@ def embed(
     batch_tokens: int = 16384,
     progress: bool = False,
 ) -> Embeddings:
-    """Embeds proteins, in batches without padding, in the order given.
+    """Embeds proteins in the order given, in batches without padding.
 
-    Proteins run whole, however long: rotary positions have no end, though a model has seen only its crop length.
+    Proteins are never cropped. Rotary positions have no limit, though a model has been trained only on its crop length.
 
     Args:
         model: The model; it is moved to ``device``.
         proteins: Residues of each protein, in upper case.
-        per_residue: One vector for each residue instead of their mean.
-        device: A torch device.
-        autocast_dtype: Precision of the matrix products; None for the model's own.
-        batch_tokens: Most tokens of a batch; a longer protein is a batch of its own.
+        per_residue: Whether to return one vector per residue instead of their mean.
+        device: Name of a torch device.
+        autocast_dtype: Data type of autocast; None for the model's own precision.
+        batch_tokens: Maximum number of tokens in a batch; a longer protein is a batch of its own.
         progress: Whether to draw a progress bar on stderr.
 
     Returns:
-        For each protein the mean over its residues, or with ``per_residue`` all of them; ``<cls>`` and ``<eos>`` are
-        left out.
+        For each protein the mean embedding of its residues, or with ``per_residue`` all of them, without ``<cls>`` and
+        ``<eos>``.
     """
     sequences = [protein.encode() if isinstance(protein, str) else protein for protein in proteins]
-    # Longest first: batches hold proteins of like length, and memory runs out at once if it does.
+    # Longest first: proteins of similar length share a batch, and memory, if too small, runs out at once.
     order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
-    results = _make_room([len(protein) for protein in sequences], model.config.hidden_size, per_residue)
+    results = _allocate([len(protein) for protein in sequences], model.config.hidden_size, per_residue)
     model = model.to(device).eval()
     device_type = torch.device(device).type
     with torch.inference_mode(), tqdm(total=len(sequences), desc="embed", unit="protein", disable=not progress) as bar:
@@ -106,18 +106,19 @@ def embed(
 
 
 def save_embeddings(path: Path, names: Sequence[str], embeddings: Embeddings) -> None:
-    """Writes embeddings, by the file's ending: ``.npz`` or ``.safetensors``, with the same arrays in both.
+    """Writes embeddings to a ``.npz`` or ``.safetensors`` file, with the same arrays in both.
 
-    ``embeddings`` and, of residues, ``offsets``, as in ``Embeddings``; and ``names``, the names as UTF-8 text, a line
-    each, shape (bytes,): an array of strings would give each the length of the longest. ``load_embeddings`` reads it.
+    The arrays are ``embeddings``; ``offsets`` for embeddings of residues, as in ``Embeddings``; and ``names``, shape
+    (bytes,), the names as lines of UTF-8 text, because in an array of strings each would take the space of the longest.
+    ``load_embeddings`` reads the file.
 
     Args:
-        path: The file.
+        path: The file; its ending chooses the format.
         names: Name of each protein, in order, without line ends.
-        embeddings: From ``embed``.
+        embeddings: Result of ``embed``.
 
     Raises:
-        UserError: The ending is unknown or the file cannot be written.
+        UserError: A name has a line end, or the file cannot be written.
     """
     if odd := next((name for name in names if "\n" in name), None):
         raise UserError(f"{path}: the name {odd!r} has a line end; take it out")
@@ -128,7 +129,7 @@ def save_embeddings(path: Path, names: Sequence[str], embeddings: Embeddings) ->
     }
     if embeddings.offsets is not None:
         arrays["offsets"] = embeddings.offsets
-    path = path.resolve()  # what a link points to is replaced, not the link
+    path = path.resolve()  # replaces the target of a link, not the link
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         _WRITERS[path.suffix](partial, arrays)
@@ -139,7 +140,7 @@ def save_embeddings(path: Path, names: Sequence[str], embeddings: Embeddings) ->
 
 
 def load_embeddings(path: Path) -> tuple[list[str], Embeddings]:
-    """Reads what ``save_embeddings`` wrote.
+    """Reads a file that ``save_embeddings`` wrote.
 
     Args:
         path: The file.
@@ -159,13 +160,13 @@ def load_embeddings(path: Path) -> tuple[list[str], Embeddings]:
 
 
 def check_output(path: Path) -> None:
-    """Checks that embeddings can be written there, before the work.
+    """Checks that embeddings can be written to a file, before they are computed.
 
     Args:
-        path: The file to be written.
+        path: The file to write.
 
     Raises:
-        UserError: The ending is unknown, there is no such folder, or it cannot be written.
+        UserError: The ending is unknown, or the folder does not exist or cannot be written.
     """
     if path.suffix not in _WRITERS:
         raise UserError(f"{path}: the file must end in {' or '.join(_WRITERS)}")
@@ -184,23 +185,23 @@ def check_space(path: Path, names: Sequence[str], lengths: Sequence[int], hidden
     """Checks that the disk has room for embeddings, before they are computed.
 
     Args:
-        path: The file to be written; its folder exists.
+        path: The file to write; its folder exists.
         names: Name of each protein.
-        lengths: Residues of each.
-        hidden_size: The model's.
-        per_residue: Whether each residue has a vector.
+        lengths: Number of residues of each protein.
+        hidden_size: Width of the model.
+        per_residue: Whether each residue has an embedding.
 
     Raises:
-        UserError: It has not.
+        UserError: The disk has too little space.
     """
     rows = sum(lengths) if per_residue else len(lengths)
-    needed = 4 * hidden_size * rows + 8 * len(lengths) + sum(map(len, names)) + _ROOM
+    needed = 4 * hidden_size * rows + 8 * len(lengths) + sum(map(len, names)) + _FILE_OVERHEAD
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise UserError(f"{path}: needs {needed / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB free")
 
 
-def _make_room(lengths: Sequence[int], hidden_size: int, per_residue: bool) -> Embeddings:
+def _allocate(lengths: Sequence[int], hidden_size: int, per_residue: bool) -> Embeddings:
     if not per_residue:
         return Embeddings(np.empty((len(lengths), hidden_size), dtype=np.float32))
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -222,7 +223,7 @@ def _group(order: Sequence[int], proteins: Sequence[bytes], batch_tokens: int) -
 
 
 def _write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    # As numpy.savez, which leaves its archive open where the disk is full, for a traceback when it is collected.
+    # numpy.savez leaves its archive open if the disk is full, which prints a traceback when it is collected.
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -1,4 +1,4 @@
-"""A trained model as a Hugging Face folder, with a model card."""
+"""Exports a trained model as a Hugging Face folder, with a model card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plm_composer.errors import UserError
 from plm_composer.files.owned import check_replaceable, replacing_files
 from plm_composer.model.cost import parameter_count
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.weights.huggingface import save_huggingface
+from plm_composer.model.weights.huggingface_folder import save_huggingface
 from plm_composer.model.weights.naming import inexpressible
 
 _TOKENIZER = ("tokenizer = AutoTokenizer.from_pretrained(FOLDER)", "```")
@@ -43,32 +43,31 @@ _ADVICE = "move it away, or choose another folder"
 
 
 def check_export(folder: Path) -> None:
-    """Checks that a model can be exported there, before the work that goes before it.
+    """Checks that a model can be exported to a folder, before the training or loading that precedes the export.
 
     Args:
-        folder: Where to. It may hold other files, which stay; an export there is replaced unless somebody changed it.
+        folder: Folder of the export. Other files in it stay; an earlier export is replaced unless it was changed.
 
     Raises:
-        UserError: A file that is none of an export's is in the way.
+        UserError: A file that does not belong to an export is in the way.
     """
     check_replaceable(folder.resolve(), EXPORTED, _ADVICE)
 
 
 def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Mapping[str, float]) -> None:
-    """Writes what ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and ``README.md``, the model card.
+    """Writes a folder that ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and a model card, ``README.md``.
 
-    What ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.load_model`` alone, and the card says so.
-
+    A model that ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.load_model`` only, as the card says.
     The export appears complete or not at all.
 
     Args:
-        model: The model, whole, on the CPU.
-        folder: As for ``check_export``.
-        run: The config of the run that trained it, if known.
-        scores: Metrics of the pinned evaluation, by name, if known.
+        model: The model, unsharded, on the CPU.
+        folder: Folder of the export, as for ``check_export``.
+        run: Config of the run that trained the model; None if unknown.
+        scores: Metrics of the pinned evaluation, by name; empty if unknown.
 
     Raises:
-        UserError: A file that is none of an export's is in the way, or the folder cannot be written.
+        UserError: A file that does not belong to an export is in the way, or the folder cannot be written.
     """
     try:
         with replacing_files(folder, _KEY_FILE, _ADVICE) as staging:
@@ -79,13 +78,13 @@ def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Map
 
 
 def export_run(model: ESM2, config: TrainConfig, folder: Path, scores: Mapping[str, float]) -> None:
-    """Exports the model of a running Trainer. Every rank calls it, since each may hold a part; rank 0 writes.
+    """Exports the model of a running Trainer. All ranks call it, because each may hold a shard; rank 0 writes.
 
     Args:
-        model: The ESM2 inside the Trainer's model, perhaps sharded.
+        model: The ESM2 inside the Trainer's model, sharded or not.
         config: The run's config.
-        folder: Where to.
-        scores: As for ``export_model``.
+        folder: Folder of the export.
+        scores: Metrics of the pinned evaluation, by name; empty if unknown.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
@@ -96,12 +95,12 @@ def export_run(model: ESM2, config: TrainConfig, folder: Path, scores: Mapping[s
 
 
 def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]) -> str:
-    """Writes the model card: what the model is, how it scored, how it was trained, how to use it.
+    """Formats the model card: the model, its use, its scores and its training.
 
     Args:
         model: The model.
-        run: The config of its run, if known.
-        scores: Metrics of the pinned evaluation, if known.
+        run: Config of the run that trained the model; None if unknown.
+        scores: Metrics of the pinned evaluation, by name; empty if unknown.
     """
     config = model.config
     name = run.run_name if run and run.run_name else "protein language model"
@@ -122,7 +121,7 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
     ]
     if variant:
         fields = ", ".join(f"`{name}: {getattr(config, name)}`" for name in variant)
-        lines += ["", f"It differs from ESM2 in what `transformers` has no class for: {fields}."]
+        lines += ["", f"`transformers` has no class for the fields in which it differs from ESM2: {fields}."]
     if scores:
         lines += [
             "",

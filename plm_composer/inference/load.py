@@ -1,4 +1,4 @@
-"""A trained model from wherever it lies: a run, a checkpoint, a Hugging Face folder or a fair-esm file."""
+"""Loads a trained model from a run, a checkpoint, a Hugging Face folder or a fair-esm file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import yaml
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from plm_composer.checkpoints.record import find_record
-from plm_composer.checkpoints.stores import fetch_model
+from plm_composer.checkpoints.run_record import find_record
+from plm_composer.checkpoints.stored_folder import fetch_model
 from plm_composer.config.merge import parse_config
 from plm_composer.config.own_code import load_code
 from plm_composer.config.schema import TrainConfig
@@ -25,7 +25,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.registry import MODELS, class_of
 from plm_composer.model.weights.fair_esm import load_fair_esm
 from plm_composer.model.weights.files import read_torch_file
-from plm_composer.model.weights.huggingface import load_huggingface
+from plm_composer.model.weights.huggingface_folder import load_huggingface
 from plm_composer.optim.schedule_free import average_checkpoint
 from plm_composer.run_folder import RunFolder
 
@@ -35,12 +35,12 @@ _MODEL_PREFIX = "model."
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A model and where it comes from.
+    """A model and its origin.
 
     Args:
-        model: In evaluation mode, fp32, on the CPU.
+        model: The model, in evaluation mode, fp32, on the CPU.
         source: The file, folder or address that was read.
-        run: The config of the run that trained it, where the checkpoint tells.
+        run: Config of the run that trained the model; None if the file does not contain it.
     """
 
     model: ESM2
@@ -52,42 +52,42 @@ def load_model(path: str | Path, trust: bool = False) -> ESM2:
     """Loads a trained model, ready to predict.
 
     Args:
-        path: As for ``load_trained``.
-        trust: As for ``load_trained``.
+        path: Path or address of the model, as for ``load_trained``.
+        trust: Whether to load files that contain code.
 
     Returns:
         The model in evaluation mode, fp32, on the CPU.
 
     Raises:
-        UserError: There is nothing there that can be loaded, or it carries code.
+        UserError: The path has nothing that can be loaded, or contains code.
     """
     return load_trained(path, trust).model
 
 
 class MissingHead(nn.Module):
-    """Stands where a model has no language-model head."""
+    """Replaces the language-model head of a model that has none."""
 
     def forward(self, *_: Any) -> NoReturn:
-        """Refuses.
+        """Raises an error.
 
         Raises:
             UserError: Always.
         """
-        raise UserError("this model has no language-model head: it gives hidden states, and no logits")
+        raise UserError("this model has no language-model head: it gives hidden states, but no logits")
 
 
 def load_trained(path: str | Path, trust: bool = False, head_required: bool = True) -> LoadedModel:
-    """Loads a trained model, and says where it comes from.
+    """Loads a trained model and its origin.
 
     Args:
         path: A run folder (its last checkpoint, or else its export), a Composer checkpoint (a ``.pt`` file, or the
             folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file; or the address of one of
             these, or of a run's ``save_folder``, in an object store.
-        trust: Load whatever the files hold, code included; otherwise that is refused.
-        head_required: Refuse a Hugging Face folder without a language-model head, which is enough for embeddings.
+        trust: Whether to load files that contain code.
+        head_required: Whether to refuse a Hugging Face folder without a language-model head; embeddings need none.
 
     Raises:
-        UserError: There is nothing there that can be loaded, or it carries code.
+        UserError: The path has nothing that can be loaded, or contains code.
     """
     if "://" in str(path):
         with tempfile.TemporaryDirectory() as scratch:
@@ -149,13 +149,13 @@ def _from_composer(state: Mapping[str, Any], path: Path, trust: bool) -> LoadedM
 
 
 def _find_class(run: TrainConfig, path: Path, trust: bool) -> type[ESM2]:
-    """The class of a run's model; a user's own is in ``code_paths``, whose code runs only where that is allowed."""
+    """Finds the class of a run's model. Code in ``code_paths``, which may define it, runs only if it is trusted."""
     name = run.model.get("name")
     if name in MODELS or name is None or not run.code_paths:
         return class_of(name)
     if not trust:
         raise UserError(
-            f"{path}: its model {name!r} is a class in {', '.join(run.code_paths)}; allow that this code is run with "
+            f"{path}: its model {name!r} is a class in {', '.join(run.code_paths)}; allow this code to run with "
             "--trust (plm) or trust=True"
         )
     load_code(run.code_paths)

@@ -1,4 +1,4 @@
-"""Loggers by name: Composer's, and the metrics file that every run leaves."""
+"""Loggers by name: Composer's; and the metrics file that every run writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file ``metrics.jsonl`` that every run leaves: one JSON object a line, for any tool that reads JSON."""
+"""The file ``metrics.jsonl`` that every run writes: one JSON object per line, for any tool that reads JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CLOCK = ("batch", "epoch", "proteins", "tokens", "seconds")
 
 
 class MetricsFile(LoggerDestination):
-    """Writes what is logged in one batch, or by one evaluation, as one line.
+    """Writes the metrics of each batch, and of each evaluation, as one line.
 
-    Each line has ``batch``, ``epoch``, ``proteins``, ``tokens`` and ``seconds`` (training time, resumed runs
-    included) and then the metrics under Composer's names. A resumed run drops the lines that lie after its
-    checkpoint and continues, so that the file reads like an unbroken run's. Only rank 0 writes.
+    Each line has ``batch``, ``epoch``, ``proteins``, ``tokens`` and ``seconds`` (training time, including that before a
+    resume), and then the metrics under Composer's names. A resumed run removes the lines after its checkpoint and
+    continues, so that the file reads like that of an unbroken run. Only rank 0 writes.
 
     Args:
         path: The file; its folder exists.
@@ -32,18 +32,18 @@ class MetricsFile(LoggerDestination):
         self._pending: dict[str, float] = {}
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Keeps the metrics until the batch or evaluation ends."""
+        """Collects metrics until the batch or evaluation ends."""
         for name, value in metrics.items():
             number = value.item() if hasattr(value, "item") and getattr(value, "numel", lambda: 1)() == 1 else value
             if isinstance(number, int | float):
-                # JSON has no NaN; null says that there was a value and that it was none.
+                # JSON has no NaN; null stands for a value that is not finite.
                 self._pending[name] = number if math.isfinite(number) else None  # type: ignore[assignment]
 
     def fit_start(self, state: State, logger: Logger) -> None:
-        """Drops the lines of batches after the checkpoint that was loaded, if any."""
+        """Removes the lines of batches after the loaded checkpoint, if any."""
         if dist.get_global_rank() != 0 or not self.path.exists():
             return
-        # The end of an epoch comes again where the checkpoint lies between its last batch and its evaluation.
+        # After a checkpoint between the last batch of an epoch and its evaluation, the epoch ends a second time.
         place = (int(state.timestamp.batch), int(state.timestamp.epoch))
         kept = [line for line in self.path.read_text().splitlines() if _lies_before(line, *place)]
         if kept and _ends_a_training(kept[-1]):
@@ -56,7 +56,7 @@ class MetricsFile(LoggerDestination):
         self._write(state)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
-        """Drops what Composer logs of the last batch again, and as NaN where a resumed run has not trained it."""
+        """Drops the last batch's metrics, which Composer logs twice, and as NaN if a resumed run did not train it."""
         self._pending = {name: value for name, value in self._pending.items() if not name.startswith("metrics/train/")}
 
     def eval_end(self, state: State, logger: Logger) -> None:
@@ -64,7 +64,7 @@ class MetricsFile(LoggerDestination):
         self._write(state)
 
     def fit_end(self, state: State, logger: Logger) -> None:
-        """Writes what was logged after the last batch."""
+        """Writes the metrics that were logged after the last batch."""
         self._write(state)
 
     def _write(self, state: State) -> None:
@@ -88,10 +88,10 @@ def _lies_before(line: str, batch: int, epoch: int) -> bool:
         content = json.loads(line)
         return int(content["batch"]) <= batch and int(content["epoch"]) <= epoch
     except (ValueError, KeyError, TypeError):
-        # Cut short by a kill in mid-write: belongs to no batch, so it goes.
+        # Cut short by a kill during the write: the line belongs to no batch, and is removed.
         return False
 
 
 def _ends_a_training(line: str) -> bool:
-    """Whether the line holds nothing but the clock that Composer logs at the end, which the training now continues."""
+    """Whether the line has only Composer's clock at the end of a training, which a resume makes obsolete."""
     return all(name in _CLOCK or name.startswith("time/") for name in json.loads(line))

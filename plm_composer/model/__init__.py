@@ -1,1 +1,1 @@
-"""ESM2 (``esm2.py``), how it attends, its variants and costs, its Composer wrapper, and weights of others."""
+"""ESM2 (``esm2.py``), its attention, variants and costs, its Composer wrapper, and weights of other implementations."""

@@ -1,62 +1,67 @@
-"""Learning-rate schedules that Composer lacks, and a check of all of them before a run starts."""
+"""Learning-rate schedules by name, and the one of a YAML's ``scheduler`` section."""
 
 from __future__ import annotations
 
 import types
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
-from composer.core import State, Time, Timestamp
+from composer import optim as composer_optim
+from composer.core import Time, Timestamp
 from composer.core.time import ensure_time
 from composer.optim import ComposerScheduler
-from composer.optim.scheduler import _convert_time
 
+from plm_composer.config.registry import Registry, build, split_name
 from plm_composer.errors import UserError, first_line
+from plm_composer.optim.linear_schedules import LinearToZeroScheduler, LinearWithWarmupAndHoldScheduler
+from plm_composer.optim.warmup_stable_decay import WarmupStableDecayScheduler
+
+SCHEDULERS = Registry(
+    "schedulers",
+    {
+        "constant": composer_optim.ConstantScheduler,
+        "constant_with_warmup": composer_optim.ConstantWithWarmupScheduler,
+        "cosine_annealing": composer_optim.CosineAnnealingScheduler,
+        "cosine_annealing_warm_restarts": composer_optim.CosineAnnealingWarmRestartsScheduler,
+        "cosine_annealing_with_warmup": composer_optim.CosineAnnealingWithWarmupScheduler,
+        "exponential": composer_optim.ExponentialScheduler,
+        "linear": composer_optim.LinearScheduler,
+        "linear_to_zero": LinearToZeroScheduler,
+        "linear_with_warmup": composer_optim.LinearWithWarmupScheduler,
+        "linear_with_warmup_and_hold": LinearWithWarmupAndHoldScheduler,
+        "multistep": composer_optim.MultiStepScheduler,
+        "multistep_with_warmup": composer_optim.MultiStepWithWarmupScheduler,
+        "polynomial": composer_optim.PolynomialScheduler,
+        "polynomial_with_warmup": composer_optim.PolynomialWithWarmupScheduler,
+        "step": composer_optim.StepScheduler,
+        "warmup_stable_decay": WarmupStableDecayScheduler,
+    },
+    base=composer_optim.ComposerScheduler,
+)
 
 
-class LinearWithWarmupAndHoldScheduler(ComposerScheduler):
-    """Warms up, decays linearly until ``t_max``, and stays there: ESM2's schedule (Lin et al. 2023, A.2.4).
-
-    Composer's ``LinearWithWarmupScheduler`` refuses a ``t_max`` below the run's duration.
+def make_scheduler(section: Mapping[str, Any]) -> ComposerScheduler:
+    """Makes the learning-rate schedule of the ``scheduler`` section.
 
     Args:
-        t_warmup: End of the warm-up from 0, a time string.
-        alpha_i: Multiplier after the warm-up.
-        alpha_f: Multiplier from ``t_max`` on.
-        t_max: End of the decay, a time string in the unit of ``t_warmup``.
+        section: ``name``, and arguments of the schedule's class.
+
+    Raises:
+        UserError: The name or an argument is unknown, or the schedule refuses one.
     """
-
-    def __init__(self, t_warmup: str, alpha_i: float = 1.0, alpha_f: float = 0.0, t_max: str = "1dur") -> None:
-        self.t_warmup, self.t_max = t_warmup, t_max
-        self.alpha_i, self.alpha_f = alpha_i, alpha_f
-
-    def __call__(self, state: State, ssr: float = 1.0) -> float:
-        """The multiplier now."""
-        warmup, end = _convert_time(self.t_warmup, state), _convert_time(self.t_max, state, ssr=ssr)
-        now: int = state.timestamp.get(warmup.unit).value
-        if now < warmup.value:
-            return float(self.alpha_i * now / warmup.value)
-        progress = min(1.0, float((now - warmup.value) / max(1, end.value - warmup.value)))
-        return self.alpha_i + progress * (self.alpha_f - self.alpha_i)
-
-
-class LinearToZeroScheduler(LinearWithWarmupAndHoldScheduler):
-    """Warms up, and decays linearly to zero at the end of the run (Bergsma et al. 2025, "Straight to zero").
-
-    Args:
-        t_warmup: End of the warm-up from 0, a time string.
-    """
-
-    def __init__(self, t_warmup: str) -> None:
-        super().__init__(t_warmup)
+    target, arguments = split_name("scheduler", section, SCHEDULERS)
+    scheduler: ComposerScheduler = build("scheduler", target, arguments)
+    return scheduler
 
 
 def check_scheduler(scheduler: ComposerScheduler, max_duration: int | str, batches: int | None = None) -> None:
-    """Asks a schedule for its first learning rate, as the Trainer will.
+    """Computes a schedule's first learning rate, as the Trainer will.
 
     Args:
         scheduler: The schedule.
-        max_duration: The run's.
-        batches: Batches of an epoch; where it is None, schedules that need it are not checked.
+        max_duration: Duration of the run, in epochs or as a time string.
+        batches: Number of batches per epoch; None if unknown, and then schedules that need it are not checked.
 
     Raises:
         UserError: The schedule does not fit the run.
@@ -68,9 +73,9 @@ def check_scheduler(scheduler: ComposerScheduler, max_duration: int | str, batch
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # The Trainer says it again.
+            warnings.simplefilter("ignore")  # The Trainer warns again.
             scheduler(state)
-    except (ValueError, TypeError, AttributeError) as error:  # a number where a time or another number should be
+    except (ValueError, TypeError, AttributeError) as error:  # wrong type, for example a number for a time
         raise UserError(f"scheduler: {first_line(error)}") from error
     except RuntimeError:
         if batches is not None:

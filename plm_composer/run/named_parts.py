@@ -19,7 +19,8 @@ from plm_composer.hardware.sharding import ShardingConfig
 from plm_composer.loggers import LOGGERS
 from plm_composer.model import registry as _models  # noqa: F401 - fills Registry.of
 from plm_composer.model.config import ESM2Config
-from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim.optimizers import OPTIMIZERS
+from plm_composer.optim.schedulers import SCHEDULERS
 
 Path = tuple[str, ...]
 T = TypeVar("T")

@@ -33,8 +33,8 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import AUTO, compile_arguments
 from plm_composer.model.registry import MODELS, class_of, preset_of
 from plm_composer.model.weights.pretrained import check_pretrained, pretrained_config
-from plm_composer.optim.build import OptimizerFactory, make_scheduler, parse_optimizer
-from plm_composer.optim.schedulers import check_scheduler
+from plm_composer.optim.optimizers import OptimizerFactory, parse_optimizer
+from plm_composer.optim.schedulers import check_scheduler, make_scheduler
 from plm_composer.run.checks import check_schedule_units, check_values
 
 

@@ -16,13 +16,13 @@ from torch._dynamo.exc import TorchDynamoException
 from plm_composer.algorithms.ema import use_averages
 from plm_composer.budget.ledger import Ledger, open_ledger, process_start
 from plm_composer.callbacks import preemption
+from plm_composer.checkpoints.loading import check_progress, loading_checkpoint
 from plm_composer.checkpoints.resume import forget_downloaded, prepare_checkpoints
-from plm_composer.checkpoints.start import check_progress, loading_checkpoint
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
 from plm_composer.errors import UserError
 from plm_composer.inference.export import check_export, export_run
-from plm_composer.model.weights.huggingface import loader, read_config
+from plm_composer.model.weights.huggingface_folder import loader, read_config
 from plm_composer.optim.schedule_free import averaged_weights
 from plm_composer.run.conversion import prepare_shards
 from plm_composer.run.datasets import Places, find_places

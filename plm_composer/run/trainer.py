@@ -21,7 +21,7 @@ from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.order import in_order
 from plm_composer.callbacks.preemption import Preemption
 from plm_composer.callbacks.schedule_free import AveragedWeights
-from plm_composer.checkpoints.record import RunRecord
+from plm_composer.checkpoints.run_record import RunRecord
 from plm_composer.checkpoints.saver import WholeCheckpointSaver
 from plm_composer.config.merge import to_yaml
 from plm_composer.data.streaming.loader import make_data_spec

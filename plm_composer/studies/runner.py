@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plm_composer.checkpoints.local import find_checkpoints
+from plm_composer.checkpoints.local_folder import find_checkpoints
 from plm_composer.errors import UserError
 from plm_composer.files.atomic import replacing
 from plm_composer.run_folder import RunFolder

@@ -16,7 +16,7 @@ from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.order import in_order
 from plm_composer.callbacks.preemption import Preemption
 from plm_composer.callbacks.schedule_free import AveragedWeights
-from plm_composer.checkpoints.record import RunRecord
+from plm_composer.checkpoints.run_record import RunRecord
 from plm_composer.checkpoints.saver import WholeCheckpointSaver
 from tests.algorithms.small_training import small_training
 

@@ -14,7 +14,8 @@ from plm_composer.config.registry import build, check_arguments, look_up, parse_
 from plm_composer.errors import UserError
 from plm_composer.hardware.sharding import ShardingConfig
 from plm_composer.loggers import LOGGERS
-from plm_composer.optim import OPTIMIZERS, SCHEDULERS
+from plm_composer.optim.optimizers import OPTIMIZERS
+from plm_composer.optim.schedulers import SCHEDULERS
 
 
 class Component:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2Block
+from plm_composer.model.parallelize import parallelize
 from plm_composer.tokenizer import IGNORE_INDEX
 from tests.model.small_models import SMALL, close, inputs, make_batch, make_model
 
@@ -186,6 +187,7 @@ def test_trains_and_evaluates_under_composer(form: str, tmp_path: Path) -> None:
 
 def test_the_hook_of_sharding_names_the_blocks() -> None:
     model = ESM2ComposerModel(make_model()).model
+    parallelize(model)
     assert [module for module in model.modules() if model.fsdp_wrap_fn(module)] == list(model.blocks)
     assert all(isinstance(block, ESM2Block) for block in model.blocks)
     assert SMALL.num_hidden_layers == len(model.blocks)

@@ -23,7 +23,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel, MaskedPredictio
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import parallelize
-from plm_composer.optim import OPTIMIZERS
+from plm_composer.optim.optimizers import OPTIMIZERS
 from tests.model.small_models import SMALL, VARIANTS, make_batch
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
-from plm_composer.optim import OPTIMIZERS
+from plm_composer.optim.optimizers import OPTIMIZERS
 from plm_composer.run.parts import make_parts
 from tests.optim.tiny_training import ARGUMENTS, tiny_model, tiny_optimizer
 

@@ -17,7 +17,7 @@ from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
 from plm_composer.inference.load import load_trained
 from plm_composer.model.composer_model import ESM2ComposerModel
-from plm_composer.optim import OPTIMIZERS
+from plm_composer.optim.optimizers import OPTIMIZERS
 from plm_composer.optim.schedule_free import average_checkpoint, averaged_weights
 from plm_composer.run.parts import make_parts
 from tests.optim.tiny_training import tiny_batch, tiny_model, tiny_optimizer, train

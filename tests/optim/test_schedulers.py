@@ -9,7 +9,8 @@ from composer.core import Time, Timestamp
 from composer.optim import CosineAnnealingWithWarmupScheduler, LinearWithWarmupScheduler
 
 from plm_composer.errors import UserError
-from plm_composer.optim.schedulers import LinearToZeroScheduler, LinearWithWarmupAndHoldScheduler, check_scheduler
+from plm_composer.optim.linear_schedules import LinearToZeroScheduler, LinearWithWarmupAndHoldScheduler
+from plm_composer.optim.schedulers import check_scheduler
 from plm_composer.optim.warmup_stable_decay import WarmupStableDecayScheduler
 
 

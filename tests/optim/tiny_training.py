@@ -12,7 +12,7 @@ from plm_composer.data.batches import pack
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.optim import OPTIMIZERS
+from plm_composer.optim.optimizers import OPTIMIZERS
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "adam": {"lr": 1e-2},

@@ -14,7 +14,7 @@ import pytest
 from plm_composer.algorithms.ema import ExponentialMovingAverage
 from plm_composer.data.collate import Collator
 from plm_composer.hardware.sharding import ShardingConfig
-from plm_composer.optim.schedulers import LinearWithWarmupAndHoldScheduler
+from plm_composer.optim.linear_schedules import LinearWithWarmupAndHoldScheduler
 from plm_composer.run.memory import predict_memory
 from plm_composer.run.parts import Parts, make_parts
 from tests.algorithms.small_training import config_of, small_training

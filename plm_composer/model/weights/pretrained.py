@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
-from plm_composer.model.weights.huggingface import check_huggingface, load_huggingface, read_config
+from plm_composer.model.weights.huggingface_folder import check_huggingface, load_huggingface, read_config
 from plm_composer.model.weights.stacking import stack, stacked_config
 
 

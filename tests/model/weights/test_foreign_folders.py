@@ -21,7 +21,12 @@ from plm_composer.errors import UserError
 from plm_composer.inference.embed import embed
 from plm_composer.inference.load import load_trained
 from plm_composer.model.weights.fair_esm import load_fair_esm, save_fair_esm
-from plm_composer.model.weights.huggingface import check_huggingface, load_huggingface, read_config, save_huggingface
+from plm_composer.model.weights.huggingface_folder import (
+    check_huggingface,
+    load_huggingface,
+    read_config,
+    save_huggingface,
+)
 from tests.model.small_models import SMALL, make_model
 from tests.model.weights.in_transformers5 import IDS
 

@@ -9,7 +9,7 @@ import torch
 
 from plm_composer.errors import UserError
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.weights.huggingface import save_huggingface
+from plm_composer.model.weights.huggingface_folder import save_huggingface
 from plm_composer.model.weights.pretrained import load_pretrained, pretrained_config
 from plm_composer.model.weights.stacking import stack, stacked_config, stacking_order
 from plm_composer.run.load import load_config

@@ -1,4 +1,4 @@
-"""Starting a run from a checkpoint: its own, or the one that ``load_path`` names."""
+"""Starts a run from a checkpoint: its own, or the one that ``load_path`` names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from composer.utils.file_helpers import is_tar
 from torch.distributed.checkpoint.api import CheckpointException
 
 from plm_composer.checkpoints.names import LATEST
-from plm_composer.checkpoints.record import RunRecord
+from plm_composer.checkpoints.run_record import RunRecord
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError, first_line
 from plm_composer.files.weights_only import plain_values_only
@@ -21,21 +21,21 @@ from plm_composer.files.weights_only import plain_values_only
 
 @contextlib.contextmanager
 def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
-    """Around the making of the Trainer, which loads the checkpoint: refuses code in it, and explains what fails.
+    """Context for creating the Trainer, which loads the checkpoint: refuses code in it, and explains failures.
 
     Args:
         config: A checked config.
-        sharded: Whether the run's own checkpoints are sharded; Composer loads those of the run's own kind.
+        sharded: Whether the run's checkpoints are sharded; Composer loads only checkpoints of the same kind.
 
     Raises:
-        UserError: The checkpoint is of the other kind, carries code, is damaged, or does not fit the model.
+        UserError: The checkpoint is of the other kind, contains code, is damaged, or does not fit the model.
     """
     key, path = _find(config)
     _check_kind(key, path, sharded, config.load_trust)
     try:
         with plain_values_only(f"{key}: {path}", config.load_trust):
             yield
-    except CheckpointException as error:  # a BaseException, as torch has it
+    except CheckpointException as error:  # torch made it a BaseException
         cause = next((cause for cause, _ in error.failures.values()), error)
         raise UserError(f"{key}: cannot load {path}: {first_line(cause)}") from error
     except RuntimeError as error:
@@ -45,17 +45,16 @@ def loading_checkpoint(config: TrainConfig, sharded: bool) -> Iterator[None]:
 
 
 def check_progress(config: TrainConfig, state: State) -> None:
-    """Checks that the checkpoint that was loaded has not trained for longer than the config says.
+    """Checks that the loaded checkpoint has not trained for longer than the config says.
 
-    A finished run may be started again as it was: there is nothing left to train, and nothing is told of it that is
-    not so.
+    A finished run may be started again with the same config: nothing is left to train, and its records stay true.
 
     Args:
         config: A checked config.
-        state: The Trainer's, after loading.
+        state: The Trainer's state, after loading.
 
     Raises:
-        UserError: There would be nothing to train, and the run's records would say another duration than it had.
+        UserError: Nothing is left to train, and the run's records would give a wrong duration.
     """
     record = next(callback for callback in state.callbacks if isinstance(callback, RunRecord))
     if record.loaded is None or config.budget is not None or config.load_weights_only:
@@ -76,17 +75,17 @@ def check_progress(config: TrainConfig, state: State) -> None:
 
 
 def _find(config: TrainConfig) -> tuple[str, str]:
-    """The key that asks for a checkpoint, and where it lies. Composer prefers the run's own."""
+    """The key that asks for a checkpoint, and the checkpoint's path. Composer prefers the run's own checkpoint."""
     latest = Path(str(config.save_folder), LATEST)
     if config.autoresume and latest.exists():
         return "autoresume", str(latest.resolve())
-    # With neither, Composer may still find a remote one.
+    # If neither is set, Composer may still resume from a remote checkpoint.
     return ("autoresume", str(latest)) if config.load_path is None else ("load_path", config.load_path)
 
 
 def _check_kind(key: str, path: str, sharded: bool, trust: bool) -> None:
     if Path(path).is_dir() and not Path(path, ".metadata").is_file():
-        raise UserError(f"{key}: {path} is a folder, but no sharded checkpoint; name a checkpoint in it")
+        raise UserError(f"{key}: {path} is a folder, but not a sharded checkpoint; name a checkpoint in it")
     if Path(path).is_dir() and not sharded:
         raise UserError(
             f"{key}: {path} is a sharded checkpoint; load it into a sharded run, with recipe=fsdp and "

@@ -1,4 +1,4 @@
-"""Checkpoints in an object store: which one a run continues from, and having one here to look at."""
+"""Checkpoints in an object store: finding the one to resume from, and downloading one."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path, PurePosixPath
 from composer.utils import ObjectStore, parse_uri
 from composer.utils.file_helpers import maybe_create_object_store_from_uri, validate_credentials
 
-from plm_composer.checkpoints.local import damage
 from plm_composer.checkpoints.names import CHECKPOINT_NAME, LATEST
+from plm_composer.checkpoints.wholeness import damage
 from plm_composer.errors import UserError
 from plm_composer.files.stores import store_errors
 
 _LINK = f"{LATEST}.symlink"
-"""A text with the name of the latest checkpoint's object: Composer's link, as stores have none."""
+"""Composer's replacement for a link: an object with the name of the latest checkpoint's object."""
 _MARKS_OF_FOLDERS = (".metadata", "config.json")
-"""What a sharded checkpoint and a Hugging Face folder are known by."""
+"""Files that identify a sharded checkpoint and a Hugging Face folder."""
 
 
 class StoredFolder:
-    """A folder of checkpoints in an object store that Composer knows.
+    """A folder of checkpoints in an object store that Composer supports.
 
     Args:
-        url: Such as ``s3://bucket/run``.
+        url: Address of the folder, such as ``s3://bucket/run``.
 
     Raises:
         UserError: The store cannot be read.
@@ -40,16 +40,16 @@ class StoredFolder:
             self.names = frozenset(self._store.list_objects(self._prefix))
 
     def check_writable(self) -> None:
-        """Writes what Composer writes to try a store out, which it does itself when the model is made already."""
+        """Writes Composer's test object; Composer itself writes it only after the model has been made."""
         with store_errors(self.url):
             validate_credentials(self._store, self._within(".credentials_validated_successfully"))
 
     def is_empty(self) -> bool:
-        """Whether there is neither a checkpoint nor a link to one."""
+        """Whether the folder has neither a checkpoint nor a link to one."""
         return not self.checkpoints() and self._within(_LINK) not in self.names
 
     def checkpoints(self) -> list[str]:
-        """Object names of the checkpoints directly in it, files or folders of sharded ones; the newest first."""
+        """Object names of the checkpoints directly in the folder, newest first: files, and folders of sharded ones."""
         found = []
         for name in {*self.names, *(str(PurePosixPath(name).parent) for name in self.names)}:
             path = PurePosixPath(name)
@@ -58,7 +58,7 @@ class StoredFolder:
         return [name for _, _, name in sorted(found, reverse=True)]
 
     def latest(self) -> str | None:
-        """Object name that the link to the latest checkpoint has; None where there is no link."""
+        """Object name in the link to the latest checkpoint; None if there is no link."""
         link = self._within(_LINK)
         if link not in self.names:
             return None
@@ -66,7 +66,7 @@ class StoredFolder:
             return self.fetch(link, Path(scratch, _LINK)).read_text().strip()
 
     def link_to(self, name: str) -> None:
-        """Has the link to the latest checkpoint name another object."""
+        """Points the link to the latest checkpoint to another object."""
         with tempfile.TemporaryDirectory() as scratch, store_errors(self.url):
             path = Path(scratch, _LINK)
             path.write_text(name)
@@ -77,7 +77,7 @@ class StoredFolder:
 
         Args:
             name: Object name.
-            path: Where to put it; folders are made.
+            path: Where to write it; missing folders are created.
 
         Returns:
             The path.
@@ -104,14 +104,14 @@ class StoredFolder:
 
 
 def path_within(folder: str, name: str) -> PurePosixPath:
-    """Where an object of a folder belongs in a copy of the folder.
+    """Path of an object relative to its folder.
 
     Args:
         folder: Object name of the folder.
-        name: Object name of what is in it.
+        name: Object name of an object in it.
 
     Raises:
-        UserError: The name would leave the folder: stores may take any.
+        UserError: The name would leave the folder, which stores do not prevent.
     """
     path = PurePosixPath(name).relative_to(folder)
     if ".." in path.parts:
@@ -119,19 +119,19 @@ def path_within(folder: str, name: str) -> PurePosixPath:
     return path
 
 
-def mend_stored_latest(folder: StoredFolder) -> str | None:
-    """Points the link of a stored folder to the newest whole checkpoint where what it names is damaged or gone.
+def repair_stored_latest(folder: StoredFolder) -> str | None:
+    """Points the link of a stored folder to the newest intact checkpoint if its target is damaged or missing.
 
-    A checkpoint is downloaded to be looked at: stores check what they are sent, not what it is.
+    Checkpoints are downloaded to be checked, because stores check the transfer, but not the content.
 
     Args:
         folder: The run's ``save_folder``.
 
     Returns:
-        What was wrong and what the run continues from, in one line; None where nothing was wrong.
+        One line that says what was wrong and from where the run continues; None if nothing was wrong.
 
     Raises:
-        UserError: The store cannot be read, or there are checkpoints, and none is whole.
+        UserError: The store cannot be read, or there are checkpoints, but none is intact.
     """
     if folder.is_empty():
         return None
@@ -153,17 +153,18 @@ def mend_stored_latest(folder: StoredFolder) -> str | None:
 
 
 def fetch_model(url: str, scratch: Path) -> Path:
-    """Downloads what a model can be loaded from.
+    """Downloads a checkpoint or export from which a model can be loaded.
 
     Args:
-        url: Of a checkpoint, of the folder of a sharded one, of a run's ``save_folder``, or of a Hugging Face folder.
-        scratch: An empty folder for it.
+        url: Address of a checkpoint file, of a sharded checkpoint's folder, of a run's ``save_folder``, or of a Hugging
+            Face folder.
+        scratch: An empty folder for the download.
 
     Returns:
         The file or folder in ``scratch``.
 
     Raises:
-        UserError: The store cannot be read, or there is no such thing.
+        UserError: The store cannot be read, or has none of these at the address.
     """
     folder = StoredFolder(url)
     name = parse_uri(folder.url)[2]

@@ -1,4 +1,4 @@
-"""The sections ``optimizer`` and ``scheduler`` of a YAML to an optimizer and a learning-rate schedule."""
+"""Optimizers by name, and the one of a YAML's ``optimizer`` section."""
 
 from __future__ import annotations
 
@@ -7,13 +7,39 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import pytorch_optimizer
 import torch
-from composer.optim import ComposerScheduler
+from composer import optim as composer_optim
 from torch import nn
 
-from plm_composer.config.registry import build, check_arguments, split_name
-from plm_composer.optim import OPTIMIZERS, SCHEDULERS
-from plm_composer.optim.kind import OptimizerKind
+from plm_composer.config.registry import Registry, build, check_arguments, split_name
+from plm_composer.optim.kind import OptimizerKind, copies, own_optimizer
+from plm_composer.optim.lion import Lion
+from plm_composer.optim.muon import Muon, muon_groups, muon_states
+from plm_composer.optim.schedule_free import check_schedule_free, schedule_free_states
+from plm_composer.optim.soap import check_soap, soap_states
+from plm_composer.optim.stable_adamw import StableAdamW
+from plm_composer.optim.torch_states import adam_states, momentum_states
+
+OPTIMIZERS = Registry(
+    "optimizers",
+    {
+        "adam": OptimizerKind(torch.optim.Adam, adam_states),
+        "adamw": OptimizerKind(torch.optim.AdamW, adam_states),
+        "decoupled_adamw": OptimizerKind(composer_optim.DecoupledAdamW, adam_states),
+        "decoupled_sgdw": OptimizerKind(composer_optim.DecoupledSGDW, momentum_states),
+        "lion": OptimizerKind(Lion, copies(1)),
+        "muon": OptimizerKind(Muon, muon_states, muon_groups),
+        "schedule_free_adamw": OptimizerKind(
+            pytorch_optimizer.ScheduleFreeAdamW, schedule_free_states, check=check_schedule_free
+        ),
+        "sgd": OptimizerKind(torch.optim.SGD, momentum_states),
+        "soap": OptimizerKind(pytorch_optimizer.SOAP, soap_states, check=check_soap),
+        "stable_adamw": OptimizerKind(StableAdamW, copies(2)),
+    },
+    base=(torch.optim.Optimizer, OptimizerKind),
+    entry_of=own_optimizer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +106,3 @@ def parse_optimizer(section: Mapping[str, Any]) -> OptimizerFactory:
     kind, arguments = split_name("optimizer", section, OPTIMIZERS)
     check_arguments("optimizer", kind.target, arguments, given=("params",), only_named=True)
     return OptimizerFactory(kind, arguments)
-
-
-def make_scheduler(section: Mapping[str, Any]) -> ComposerScheduler:
-    """Makes the learning-rate schedule of the ``scheduler`` section.
-
-    Args:
-        section: ``name``, and arguments of the schedule's class.
-
-    Raises:
-        UserError: The name or an argument is unknown, or the schedule refuses one.
-    """
-    target, arguments = split_name("scheduler", section, SCHEDULERS)
-    scheduler: ComposerScheduler = build("scheduler", target, arguments)
-    return scheduler

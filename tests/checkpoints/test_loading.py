@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plm_composer.checkpoints.start import loading_checkpoint
+from plm_composer.checkpoints.loading import loading_checkpoint
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 
@@ -50,7 +50,7 @@ def test_checkpoints_of_the_other_kind_are_refused(file, folder, tmp_path, autor
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="is a folder, but no sharded checkpoint"):
+    with pytest.raises(UserError, match="is a folder, but not a sharded checkpoint"):
         check(load_path=str(tmp_path), sharded=True)
 
 

@@ -1,4 +1,4 @@
-"""The record in every checkpoint: the config of its run and of its model."""
+"""The record in every checkpoint: the configs of its run and of its model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from plm_composer.errors import UserError
 
 
 class RunRecord(Callback):
-    """Carries the run's config and the model's in a checkpoint's ``callbacks`` state, as plain values.
+    """Stores the configs of the run and of the model in a checkpoint's ``callbacks`` state, as plain values.
 
     Args:
-        config: The run's ``config.yaml``.
-        model: Every field of the model's config, which a run that continues another's weights does not name.
+        config: Text of the run's ``config.yaml``.
+        model: All fields of the model's config; the YAML of a run that starts from other weights does not name them.
     """
 
     position = Position.RECORD
@@ -25,33 +25,32 @@ class RunRecord(Callback):
         self.config = config
         self.model = model
         self.loaded: str | None = None
-        """The config in the checkpoint that was loaded."""
+        """The run config in the loaded checkpoint; None if none was loaded."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the checkpoint keeps."""
+        """The record."""
         return {"config": self.config, "model": self.model}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remembers what the checkpoint says; the run keeps the config that it was started with."""
+        """Remembers the checkpoint's config; the run keeps the config that it was started with."""
         self.loaded = state["config"]
 
 
 def find_record(state: Mapping[str, Any], source: object) -> Mapping[str, Any]:
-    """Finds what ``RunRecord`` left in a checkpoint.
+    """Finds the record of ``RunRecord`` in a checkpoint.
 
     Args:
         state: The checkpoint's ``state``.
-        source: The checkpoint, for the message.
+        source: The checkpoint's path, for messages.
 
     Returns:
-        ``config``, the run's ``config.yaml``, and ``model``, the fields of ``ESM2Config``.
+        ``config``, the text of the run's ``config.yaml``, and ``model``, the fields of ``ESM2Config``.
 
     Raises:
-        UserError: There is no record.
+        UserError: The checkpoint has no record.
     """
     callbacks = state.get("callbacks") or {}
     for name, content in callbacks.items() if isinstance(callbacks, Mapping) else callbacks:
         if name.rsplit(".", 1)[-1] == RunRecord.__name__:
-            record: Mapping[str, Any] = content
-            return record
-    raise UserError(f"{source}: the checkpoint does not say how its model was built; it is not one of train.py's")
+            return content
+    raise UserError(f"{source}: the checkpoint does not say how its model was built; plm-composer did not write it")

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint
 
-from plm_composer.checkpoints.local import damage, find_checkpoints, mend_latest
+from plm_composer.checkpoints.local_folder import find_checkpoints, repair_latest
+from plm_composer.checkpoints.wholeness import damage
 from plm_composer.errors import UserError
 from plm_composer.files.atomic import link_to
 from plm_composer.run_folder import LATEST
@@ -58,24 +59,24 @@ WAYS = [(empty, "is empty"), (cut, CUT), (halve, CUT), (lose_blocks, "is damaged
 
 
 def test_a_whole_latest_is_taken_silently(folder: Path) -> None:
-    assert mend_latest(folder) is None
+    assert repair_latest(folder) is None
     assert (folder / LATEST).resolve().name == "ep0-ba10-rank0.pt"
-    assert mend_latest(folder / "not there") is None
+    assert repair_latest(folder / "not there") is None
 
 
 @pytest.mark.parametrize(("spoil", "reason"), WAYS)
 def test_the_newest_whole_one_is_taken(folder: Path, spoil: Callable[[Path], None], reason: str) -> None:
     spoil(folder / "ep0-ba10-rank0.pt")
-    message = mend_latest(folder)
+    message = repair_latest(folder)
     assert message is not None
     assert message == f"{folder}/ep0-ba10-rank0.pt {reason}; continuing from ep0-ba4-rank0.pt"
     assert (folder / LATEST).resolve().name == "ep0-ba4-rank0.pt"
-    assert mend_latest(folder) is None
+    assert repair_latest(folder) is None
 
 
 def test_a_kill_between_the_file_and_its_link(folder: Path) -> None:
     (folder / LATEST).unlink()
-    message = mend_latest(folder)
+    message = repair_latest(folder)
     assert message == f"{folder}/{LATEST} is missing; continuing from ep0-ba10-rank0.pt"
 
 
@@ -83,7 +84,7 @@ def test_where_none_is_whole_nothing_is_guessed(folder: Path) -> None:
     for path in find_checkpoints(folder):
         halve(path)
     with pytest.raises(UserError, match=r"no whole checkpoint is left: put one back, or start over with") as error:
-        mend_latest(folder)
+        repair_latest(folder)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -91,7 +92,7 @@ def test_a_link_to_nothing_is_not_a_new_run(folder: Path) -> None:
     for path in find_checkpoints(folder):
         path.unlink()
     with pytest.raises(UserError, match=r"ep0-ba10-rank0.pt is missing; no whole checkpoint is left"):
-        mend_latest(folder)
+        repair_latest(folder)
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ class _Payload:
 def test_looking_at_a_sharded_checkpoint_runs_nothing(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sharded.parent)
     (sharded / ".metadata").write_bytes(pickle.dumps(_Payload()))
-    assert damage(sharded) == "holds what could run code when it is loaded"
+    assert damage(sharded) == "holds objects that could run code when it is loaded"
     assert not Path("ran").exists()
 
 

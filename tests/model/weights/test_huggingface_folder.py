@@ -16,8 +16,8 @@ from transformers import logging as transformers_logging
 from plm_composer.errors import UserError
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.weights.huggingface import load_huggingface, read_config, save_huggingface
 from plm_composer.model.weights.huggingface_config import config_to_huggingface
+from plm_composer.model.weights.huggingface_folder import load_huggingface, read_config, save_huggingface
 from plm_composer.model.weights.huggingface_weights import from_huggingface, to_huggingface
 from plm_composer.model.weights.naming import inexpressible
 from plm_composer.tokenizer import VOCABULARY, encode

@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from plm_composer.checkpoints.stores import path_within
+from plm_composer.checkpoints.stored_folder import path_within
 from plm_composer.errors import UserError
 
 
