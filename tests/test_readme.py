@@ -40,7 +40,7 @@ def shortened(words: list[str]) -> list[str]:
     has_budget = any(word.startswith("budget=") for word in words)
     small = [word for word in TINY if not (has_budget and word.startswith(("max_duration", "scheduler")))]
     given = {word.partition("=")[0] for word in words}
-    words = ["budget=25s" if word.startswith("budget=") else word for word in words]
+    words = ["budget=60s" if word.startswith("budget=") else word for word in words]
     words = [re.sub(r"max_duration=\w+", "max_duration=3ba", word) for word in words]
     return [*words, *(word for word in small if word.partition("=")[0] not in given), "save_overwrite=true"]
 
@@ -65,14 +65,12 @@ def test_it_has_commands() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_works(words: list[str], place: Path) -> None:
     if words[0] == "make":
-        recipe = re.search(
-            rf"^{words[1]}: .*\n\t\$\(VENV\)/bin/(.*)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE
-        )
         if words[1].startswith("install-"):
             assert words[1].removeprefix("install-") in metadata("plm-composer").get_all("Provides-Extra")
             return
+        recipe = re.search(rf"^{words[1]}: .*\n\t(.*)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         assert recipe is not None, words
-        words = shlex.split(recipe[1])
+        words = shlex.split(recipe[1].replace("$(VENV)/bin/", ""))
         if words[0] != "composer":
             return  # the tests
     arguments = shortened(words)

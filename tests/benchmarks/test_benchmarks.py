@@ -31,8 +31,8 @@ def test_train_step(repository, tmp_path) -> None:
     assert [row["implementation"] for row in rows] == ["transformers", "ours: unpadded"]
     for row in rows:
         assert (row["precision"], row["crop"]) == ("fp32", 32)
-        # Untrained models of 33 tokens, on masked residues alone: ln 33 is 3.50.
-        assert row["last_loss"] == pytest.approx(3.5, abs=0.5)
+        # Models of a step or two, on masked residues alone: ln 33 is 3.50, ln 20 is 3.00.
+        assert 2 < row["last_loss"] < 4
         assert 0 < row["mfu"] < 1.5
         assert row["peak_memory_mb"] > 4 * 4 * 8 / 1.05  # weights, gradients and two moments of 8 M parameters, in fp32
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
@@ -44,6 +44,7 @@ def test_attention(repository, tmp_path) -> None:
     assert all(row["milliseconds"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_loop(repository, tmp_path, tiny) -> None:
     yaml = repository / "yamls" / "esm2_small.yaml"
     trained, bare = run(repository, tmp_path, "loop", str(yaml), *tiny, "--batches", "8", "--repeats", "1")
@@ -77,6 +78,7 @@ def test_convert(repository, tmp_path) -> None:
     assert all(row["proteins_per_second"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_store(repository, tmp_path, small_set, tiny) -> None:
     shards = str(small_set / "shards")
     rows = run(

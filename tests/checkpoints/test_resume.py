@@ -81,13 +81,13 @@ def test_a_resumed_run_drops_the_same_units(small_set: Path, tiny: tuple[str, ..
 def test_a_first_start_is_silent_and_a_second_without_a_checkpoint_is_not(tmp_path: Path, capsys) -> None:
     config = TrainConfig(run_name="x", autoresume=True, save_folder=str(tmp_path / "checkpoints"))
     run = RunFolder(tmp_path)
-    prepare_checkpoints(config, run)
+    prepare_checkpoints(config, run.export, run.metrics)
     assert capsys.readouterr().err == ""
     run.metrics.write_text("{}\n")
-    prepare_checkpoints(config, run)
+    prepare_checkpoints(config, run.export, run.metrics)
     assert capsys.readouterr().err == (
         f"autoresume: {run.checkpoints}: the earlier start left no checkpoint; training starts from its beginning\n"
     )
     run.export.mkdir()
     with pytest.raises(UserError, match=r"there is no checkpoint to continue from, and .*export has a trained model"):
-        prepare_checkpoints(config, run)
+        prepare_checkpoints(config, run.export, run.metrics)
