@@ -17,19 +17,21 @@ class RunRecord(Callback):
     Args:
         config: Text of the run's ``config.yaml``.
         model: All fields of the model's config; the YAML of a run that starts from other weights does not name them.
+        own_class: Whether the model is a class of the user's, which is defined in ``code_paths``.
     """
 
     position = Position.RECORD
 
-    def __init__(self, config: str, model: dict[str, Any]) -> None:
+    def __init__(self, config: str, model: dict[str, Any], own_class: bool = False) -> None:
         self.config = config
         self.model = model
+        self.own_class = own_class
         self.loaded: str | None = None
         """The run config in the loaded checkpoint; None if none was loaded."""
 
     def state_dict(self) -> dict[str, Any]:
         """The record."""
-        return {"config": self.config, "model": self.model}
+        return {"config": self.config, "model": self.model, "own_class": self.own_class}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remembers the checkpoint's config; the run keeps the config that it was started with."""

@@ -145,13 +145,14 @@ def _from_composer(state: Mapping[str, Any], path: Path, trust: bool) -> LoadedM
         name.removeprefix(_MODEL_PREFIX): tensor for name, tensor in averaged.items() if name.startswith(_MODEL_PREFIX)
     }
     model = ESM2Config.from_mapping(record["model"], str(path))
-    return LoadedModel(_assemble(model, weights, path, _find_class(run, path, trust)), path, run)
+    model_class = _find_own_class(run, path, trust) if record.get("own_class") else ESM2
+    return LoadedModel(_assemble(model, weights, path, model_class), path, run)
 
 
-def _find_class(run: TrainConfig, path: Path, trust: bool) -> type[ESM2]:
-    """Finds the class of a run's model. Code in ``code_paths``, which may define it, runs only if it is trusted."""
+def _find_own_class(run: TrainConfig, path: Path, trust: bool) -> type[ESM2]:
+    """Finds a model's class in ``code_paths``, whose code runs only if it is trusted."""
     name = run.model.get("name")
-    if name in MODELS or name is None or not run.code_paths:
+    if name in MODELS:  # this process has run the code already
         return class_of(name)
     if not trust:
         raise UserError(

@@ -31,6 +31,7 @@ from plm_composer.hardware.machine import matmul_peak, prepare_cpu
 from plm_composer.hardware.precision import autocast_dtype, trainer_precision
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import AUTO, parallelize
 from plm_composer.model.weights.pretrained import load_pretrained
 from plm_composer.optim.schedule_free import has_averaged_weights
@@ -139,7 +140,7 @@ def _make_callbacks(
     callbacks = [
         LossGuard(),
         BatchSeed(config.seed),
-        RunRecord(to_yaml(config), model.model.config.to_mapping()),
+        RunRecord(to_yaml(config), model.model.config.to_mapping(), own_class=parts.model_class is not ESM2),
         AveragedCheckpoints(),
     ]
     if config.budget is not None:

@@ -115,6 +115,16 @@ def test_a_run_uses_them(own_run: Path, tmp_path: Path, run_command: Run) -> Non
     assert type(model).__name__ == "Wide"
 
 
+def test_a_checkpoint_of_a_size_of_ones_own_needs_no_trust(own_run: Path, tmp_path: Path, run_command: Run) -> None:
+    result = run_command(
+        "plm", "train", own_run, "model={name: own_size}", "callbacks.greeting=null", "max_duration=1ba"
+    )
+    assert result.returncode == 0, result.stderr
+    assert load_model(tmp_path / "runs" / "run").config.hidden_size == 24
+    evaluated = run_command("plm", "embed", "runs/run", tmp_path / "none.fasta", "--out", "x.npz")
+    assert "none.fasta" in evaluated.stderr
+
+
 def test_nothing_is_imported_that_the_yaml_does_not_name(own_run: Path) -> None:
     (own_run.parent / "other.py").write_text("raise RuntimeError('not asked for')")
     make_parts(load_config(own_run))
