@@ -329,4 +329,6 @@ def _explain(error: OmegaConfBaseException, source: str) -> str:
         return f"{source}: {key}: there is no such key; {suggestion(name, known)}"
     if isinstance(error, KeyValidationError):
         return f"{source}: {key}: YAML reads this name as a number, date or the like; write it in quotes"
+    if "is not a ListConfig" in str(error):
+        return f"{source}: {key}: must be a list; write it in brackets, such as [a, b]"
     return f"{source}: {key}: {first_line(error)}"

@@ -144,6 +144,7 @@ def test_a_size_of_ones_own_is_a_preset(own_run: Path) -> None:
         (["callbacks.greeting.times=many"], OWN, "callbacks.greeting.times is 'many'; it must be a whole number"),
         (["callbacks.greting={}"], OWN, "callbacks.greting: there is no 'greting'; did you mean 'greeting'?"),
         (["export=true"], OWN, "export: nothing else can load the model 'wide'"),
+        (["code_paths=own.py"], OWN, "command line: code_paths: must be a list; write it in brackets"),
         (["code_paths=[none.py]"], OWN, "code_paths: none.py: there is no such file"),
         (["code_paths=[run.yaml]"], OWN, "code_paths: run.yaml: is no Python file"),
         ([], "x = 1\nraise RuntimeError('broken')", "own.py:2: RuntimeError: broken"),
