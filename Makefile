@@ -5,7 +5,7 @@
 # make test-faults  the slow tests: those that kill, stop and damage things, and many processes
 # make test-lowest  what reads and writes people's files, with the oldest packages that pyproject.toml allows
 # make lint    linter, formatter and type checker
-# make install the environment alone; make install-wandb, -mlflow, -tensorboard, -studies, -spark: with an extra
+# make install the environment alone; make install-wandb, -mlflow, -tensorboard, -spark: with an extra
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
 #
 # TORCH=2.7.0, which Composer pins, or TORCH=2.11.0, the newest that is tested: by default where there is no GPU, or a
@@ -74,7 +74,7 @@ test-faults: $(VENV)/.installed-transformers5
 LOWEST := .venv-lowest
 $(LOWEST)/.installed: pyproject.toml | $(VENV)/.installed
 	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $(LOWEST)
-	VIRTUAL_ENV=$(LOWEST) $(VENV)/bin/uv pip install --quiet --resolution lowest-direct --editable '.[studies,tensorboard]'
+	VIRTUAL_ENV=$(LOWEST) $(VENV)/bin/uv pip install --quiet --resolution lowest-direct --editable '.[tensorboard]'
 	VIRTUAL_ENV=$(LOWEST) $(VENV)/bin/uv pip install --quiet 'pytest>=8' 'hypothesis>=6' biopython fair-esm==2.0.0
 	@touch $@
 

@@ -1,0 +1,47 @@
+"""Options and output that commands share."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if there is one.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32 or amp_bf16.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a batch.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load the checkpoint whole, and run whatever code it carries.")]
+Model = Annotated[
+    str, typer.Argument(help="A run folder, a checkpoint, or a Hugging Face folder; of an object store, too.")
+]
+
+
+def place_of(device: str | None, precision: str) -> dict[str, Any]:
+    """Finds the torch device and autocast dtype of ``--device`` and ``--precision``.
+
+    Raises:
+        UserError: There is no such device or precision here.
+    """
+    import torch
+
+    from plm_composer.hardware.machine import check_device, prepare_cpu
+    from plm_composer.hardware.precision import check_precision, resolve_precision
+
+    check_precision("--precision", precision)
+    check_device("--device", device)
+    name = device or ("gpu" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        prepare_cpu()
+    dtype = torch.bfloat16 if resolve_precision(precision, name) == "amp_bf16" else None
+    return {"device": "cuda" if name == "gpu" else "cpu", "autocast_dtype": dtype}
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Prints a result on stdout, a line a key, or as one JSON object."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    width = max(map(len, result), default=0)
+    for key, value in result.items():
+        print(f"{key:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
