@@ -1,4 +1,4 @@
-"""Types of the arguments of what a YAML names, from its signature: what fits, what is text, and how to say it."""
+"""Compares values of a YAML with the type annotations of the class or function that takes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMES = {float: "a number", int: "a whole number", bool: "true or false", str: 
 
 
 def hints_of(target: Any) -> dict[str, Any]:
-    """The annotation of each argument of a class or function; empty where one cannot be resolved."""
+    """The annotation of each argument of a class or function; empty if an annotation cannot be resolved."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return typing.get_type_hints(function)
@@ -23,23 +23,23 @@ def hints_of(target: Any) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a YAML, in which tuples are lists and whole numbers may stand for others, has a type.
+    """Whether a value of a YAML fits an annotation. A list may stand for a tuple, a whole number for a float.
 
     Args:
-        value: The value.
-        hint: An annotation.
+        value: The value, as read from the YAML.
+        hint: The annotation.
     """
     if any(isinstance(part, bool) for part in _parts(value)) and not _mentions(hint, (bool, Any, object)):
-        return False  # which Python takes for a whole number
+        return False  # Python counts a bool as an int
     return any(_has_type(form, hint) for form in (value, _shallow_tuple(value), _tuples(value)))
 
 
 def is_text(hint: Any, path: Sequence[str] = ()) -> bool:
-    """Whether what stands there is text, so that a number, a date or a truth in its place is text as written.
+    """Whether a key takes text, so that a number, a date or a boolean there is kept as it was written.
 
     Args:
-        hint: An annotation; classes of a library beside ``str`` do not count, since a YAML cannot write them.
-        path: Keys and numbers by which to go down from there, into mappings and lists.
+        hint: The annotation of an argument. Classes of a library beside ``str`` do not count: a YAML cannot write them.
+        path: Keys and list indices that lead from the argument down to the value; empty for the argument itself.
     """
     options = _options(hint)
     if not path:
@@ -49,7 +49,7 @@ def is_text(hint: Any, path: Sequence[str] = ()) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """What an annotation asks for, in words."""
+    """An annotation in words, such as ``a number or null``."""
     words = [_describe_one(option) for option in _options(hint)]
     return " or ".join(dict.fromkeys(word for word in words if word)) or "something else"
 

@@ -1,4 +1,4 @@
-"""The YAMLs that come with the project: in the package where it is installed, beside it in a checkout."""
+"""The bundled YAMLs: an installed package contains them, and in a checkout they lie beside the package."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ BUNDLED_YAMLS = _INSTALLED if _INSTALLED.is_dir() else _CHECKED_OUT
 
 
 def find_yaml(name: str) -> Path:
-    """Finds the YAML of a run by its path, or by its name: in the working folder, in its ``yamls/``, or a bundled one.
+    """Finds the YAML of a run by path or by name.
+
+    A name is looked for in the working folder, then in its ``yamls/``, then among the bundled YAMLs.
 
     Args:
-        name: A path, or the name of a YAML without its ending.
+        name: A path, or the name of a YAML without ``.yaml``.
 
     Raises:
         UserError: No YAML has this name.
@@ -29,20 +31,20 @@ def find_yaml(name: str) -> Path:
         if (path := folder / f"{name}.yaml").is_file():
             return path
     known = [path.stem for folder in folders for path in folder.glob("*.yaml")]
-    raise UserError(f"{name}: there is no such YAML, and none that is bundled has this name; {suggestion(name, known)}")
+    raise UserError(f"{name}: there is no such YAML, here or among the bundled ones; {suggestion(name, known)}")
 
 
 def copy_yamls(folder: Path) -> list[Path]:
-    """Copies the bundled YAMLs and recipes, to be changed.
+    """Copies the bundled YAMLs and recipes into a folder, where they can be edited.
 
     Args:
-        folder: Where to; a ``yamls`` folder is made in it.
+        folder: The target; the files are written to ``yamls/`` in it.
 
     Returns:
         The files that were written.
 
     Raises:
-        UserError: A file of that name is there, or the folder cannot be written.
+        UserError: A file of the same name exists, or the folder cannot be written.
     """
     sources = sorted(path for path in BUNDLED_YAMLS.rglob("*") if path.is_file())
     targets = [folder / "yamls" / path.relative_to(BUNDLED_YAMLS) for path in sources]

@@ -1,4 +1,4 @@
-"""Keeps credentials out of a run's config, which goes into its folder, its checkpoints and its model card."""
+"""Keeps credentials out of a run's config, which is stored in the run folder, checkpoints and the model card."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _SECRET_KEYS = _SECRET_WORDS - {"auth", "key", "keys", "pat"} | {"api_key", "acc
 _FROM_ENVIRONMENT = re.compile(r"oc\.env\s*:\s*['\"]?(\w+)")
 _USER_AND_PASSWORD = re.compile(r"://[^/\s@:]*:[^/\s@]+@")
 _SHORTEST = 8
-"""Characters below which the value of a variable is not looked for inside others: `1` is in many."""
+"""Minimum characters of a secret that is searched for inside longer texts: a value such as `1` occurs in many."""
 
 
 def refuse_credentials(config: Mapping[str, Any], environment: Mapping[str, str], source: str) -> None:
     """Refuses a config that holds a secret.
 
-    A secret is the value of an environment variable whose name has a word such as KEY, TOKEN or PASSWORD in it; a URL
-    with a user and a password; a text under a key such as ``api_key``. The libraries that need secrets read them from
-    the environment themselves.
+    Secrets are the value of an environment variable whose name contains a word such as KEY, TOKEN or PASSWORD, a URL
+    with a user and a password, and a text under a key such as ``api_key``. The libraries that need secrets read them
+    from the environment themselves.
 
     Args:
-        config: Keys and values, nested; resolved or not.
-        environment: Variables and their values.
-        source: The file, for the message.
+        config: Nested keys and values; interpolations may be resolved or not.
+        environment: Environment variable to value.
+        source: The config's file, for the message.
 
     Raises:
-        UserError: The first secret's key. The message does not hold the secret.
+        UserError: The config holds a secret. The message names the first secret's key, but not the secret.
     """
     secrets = {name: value for name, value in environment.items() if is_secret_name(name) and value.strip()}
     for key, text in texts(config):
@@ -65,7 +65,7 @@ def _find(key: str, text: str, secrets: Mapping[str, str]) -> str | None:
 
 
 def texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """All texts in nested mappings and lists, with their keys, joined by dots; names are texts too."""
+    """Yields the dotted key and the text of all texts in nested mappings and lists; names of keys are texts too."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield key or str(name), str(name)

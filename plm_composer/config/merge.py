@@ -1,4 +1,4 @@
-"""How a YAML, recipes and overrides become one validated config."""
+"""Merges a YAML, recipes and overrides into one validated config."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from plm_composer.config.written_text import (
 from plm_composer.errors import UserError, first_line
 
 REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
-"""Sections that a layer replaces as a whole where it names another ``name`` (or ``pretrained`` model) than the layers
-below it: arguments of one class rarely fit another."""
+"""Sections that a layer replaces as a whole if it sets another ``name`` (or ``pretrained`` model) than the layers below
+it, because the arguments of one class rarely fit another."""
 
 DATA_SOURCES = ("fasta", "val_fasta", "local", "remote", "streams")
-"""Keys of ``data`` that say where proteins come from: a layer that sets one resets those that it does not set."""
+"""Keys of ``data`` that say where proteins come from. A layer that sets one resets those that it does not set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Layer:
     """A YAML, a recipe or the command line: one layer of a config.
 
     Args:
-        source: Where it comes from, for messages.
-        content: Its keys and values.
-        written: What YAML takes for no text, as it was written.
-        recipe: The name or path by which a recipe was asked for; None for other layers.
+        source: The path of the file, or ``command line``; for messages.
+        content: The layer's keys and values.
+        written: The layer's unquoted values, as they were written.
+        recipe: The name or path by which a YAML or the command line names this recipe; None for other layers.
     """
 
     source: str
@@ -59,12 +59,12 @@ HintOf = Callable[[DictConfig, tuple[str, ...]], tuple[Any, tuple[str, ...]]]
 
 
 def merge_config(path: str | Path, arguments: Sequence[str], hint_of: HintOf) -> TrainConfig:
-    """Merges a run's layers and checks every key and type; arguments as for ``read_layers``.
+    """Merges a run's layers, and checks every key and type.
 
     Args:
         path: The run's YAML.
-        arguments: The overrides.
-        hint_of: Finds the annotation of an argument of a named part; it may load the code that the config names.
+        arguments: Overrides, as for ``read_layers``.
+        hint_of: Function that finds the annotation of a named part's argument. It may run the config's ``code_paths``.
 
     Returns:
         The config, with interpolations resolved and ``run_name`` set.
@@ -90,17 +90,17 @@ def merge_config(path: str | Path, arguments: Sequence[str], hint_of: HintOf) ->
 
 
 def read_layers(path: Path, arguments: Sequence[str] = ()) -> list[Layer]:
-    """Reads what a run's config is made of, each layer over the one before.
+    """Reads the layers of a run's config, in order: the values of a layer win over those of the layers before it.
 
-    Recipes that the YAML names lie under the YAML, whose own keys win; those that the command line names lie over it.
-    The other overrides win over all.
+    First come the recipes that the YAML names, then the YAML, then the recipes that the command line names, and last
+    the other overrides.
 
     Args:
         path: The run's YAML. Recipes are looked for in ``recipes/`` beside it, then in ``recipe_folders``.
         arguments: ``key=value`` overrides, with dots for nesting; ``recipe=a,b`` names recipes.
 
     Raises:
-        UserError: A file cannot be read, or an override is none.
+        UserError: A file cannot be read, or an argument is not an override.
     """
     base = _read_yaml(path)
     overrides = _parse_overrides(arguments)
@@ -111,18 +111,19 @@ def read_layers(path: Path, arguments: Sequence[str] = ()) -> list[Layer]:
 
 
 def explain_key(path: Path, arguments: Sequence[str], key: str) -> list[tuple[str, Any]]:
-    """Says which layers set a key, or changed it.
+    """Lists the layers that set or change a key.
 
     Args:
         path: The run's YAML.
-        arguments: As for ``read_layers``.
-        key: Such as ``optimizer.lr``, or a section.
+        arguments: Overrides, as for ``read_layers``.
+        key: The key of a value, such as ``optimizer.lr``, or of a section.
 
     Returns:
-        Where each value comes from, and the value; the last one holds. The first is the default, where there is one.
+        The source and the value of each of these layers; the last value is the one that holds. If the key has a
+        default, it comes first, with the source ``default``.
 
     Raises:
-        UserError: As for ``merge_config``; or there is no such key.
+        UserError: As for ``merge_config``; or nothing sets the key.
     """
     merged = OmegaConf.structured(TrainConfig)
     found: list[tuple[str, Any]] = []
@@ -132,7 +133,7 @@ def explain_key(path: Path, arguments: Sequence[str], key: str) -> list[tuple[st
     for layer in read_layers(path, arguments):
         merged = _merge(merged, layer.content, layer.source)
         before, value = value, _select(merged, key)
-        # A layer that names another optimizer, say, takes the arguments of the one before away.
+        # A layer that names another optimizer, for example, removes the arguments of the earlier one.
         if value != before or _select(layer.content, key) is not _NOTHING:
             found.append((layer.source, None if value is _NOTHING else value))
     if not found:
@@ -147,7 +148,7 @@ _NOTHING = object()
 
 
 def _select(config: DictConfig, key: str) -> Any:
-    """The value of a key, references left as they are; ``_NOTHING`` where there is none."""
+    """The value of a key, with interpolations unresolved; ``_NOTHING`` if the key is absent."""
     node: Any = OmegaConf.to_container(config)
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
@@ -157,30 +158,30 @@ def _select(config: DictConfig, key: str) -> Any:
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
-    """Checks a resolved config, such as a checkpoint carries.
+    """Checks a resolved config, such as the one in a checkpoint.
 
     Args:
-        content: Keys and values.
-        source: Where they come from, for messages.
+        content: Nested keys and values.
+        source: The file that the config comes from, for messages.
 
     Raises:
-        UserError: A key is unknown or a value has the wrong type.
+        UserError: A key is unknown, or a value has the wrong type or contains an interpolation.
     """
     for key, text in texts(content):
-        if "${" in text:  # It would be filled in with this machine's environment.
+        if "${" in text:  # OmegaConf would resolve it, with this machine's environment.
             raise UserError(f"{source}: {key} is {text!r}, and the config of a run that has started has no references")
     return _resolve(_merge(OmegaConf.structured(TrainConfig), OmegaConf.create(dict(content)), source), source)
 
 
 def read_schema(path: Path, schema: type) -> dict[str, Any]:
-    """Reads a YAML of another schema than a run's, and checks every key and type.
+    """Reads a YAML that has a schema of its own, such as a study, and checks every key and type.
 
     Args:
         path: The file.
-        schema: A dataclass that OmegaConf takes, its required keys ``omegaconf.MISSING``.
+        schema: A dataclass that OmegaConf accepts. The default of its required keys is ``omegaconf.MISSING``.
 
     Returns:
-        Plain values by key, all of the schema's; references are left as they are.
+        Key to plain value, for all keys of the schema; interpolations are not resolved.
 
     Raises:
         UserError: The file cannot be read, a key is unknown or missing, or a value has the wrong type.
@@ -199,7 +200,7 @@ def read_schema(path: Path, schema: type) -> dict[str, Any]:
 
 
 def to_yaml(config: TrainConfig) -> str:
-    """Writes a config as YAML, as ``plm config`` prints it and a run keeps it."""
+    """Writes a config as YAML text, as ``plm config`` prints it and a run's ``config.yaml`` holds it."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
@@ -243,7 +244,7 @@ def _read_recipes(layer: Layer, folders: Sequence[Path]) -> list[Layer]:
 
 
 def _hint_at(merged: DictConfig, hint_of: HintOf, path: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """The annotation of a key, of the schema or of an argument of what a section names, and the path below it."""
+    """The annotation of a key, from the schema or from the part that a section names, and the path below it."""
     hint, rest = schema_hint(TrainConfig, path)
     return (hint, rest) if hint is None or not rest else hint_of(merged, path)
 
@@ -287,7 +288,7 @@ def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
 
 @contextlib.contextmanager
 def _explaining(source: str) -> Iterator[None]:
-    """Turns what OmegaConf finds wrong with a layer into a ``UserError``."""
+    """Turns OmegaConf's errors about a layer into a ``UserError``."""
     try:
         yield
     except OmegaConfBaseException as error:
@@ -314,13 +315,13 @@ def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
 
 
 def _identity(section: DictConfig) -> tuple[str, Any] | None:
-    """What a section names; None where it only sets arguments, of whatever another layer names."""
+    """The ``name`` or ``pretrained`` that a section sets; None if it sets only arguments."""
     key = "pretrained" if "pretrained" in section else "name"
     return None if section.get(key) is None else (key, section[key])
 
 
 def _explain(error: OmegaConfBaseException, source: str) -> str:
-    """One line from OmegaConf's several."""
+    """Describes an error of OmegaConf in one line."""
     key = str(error.full_key or error.key or "?")
     name = key.rsplit(".", 1)[-1]
     schema = error.object_type

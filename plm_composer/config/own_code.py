@@ -17,14 +17,14 @@ def find_code(paths: Iterable[str], folder: Path) -> list[str]:
     """Finds the files of ``code_paths``.
 
     Args:
-        paths: As the YAML has them: absolute, or relative to the YAML's folder or to the working folder.
+        paths: Entries of ``code_paths``: absolute paths, or paths relative to the YAML's folder or the working folder.
         folder: The YAML's folder.
 
     Returns:
         Absolute paths.
 
     Raises:
-        UserError: A file is in neither folder.
+        UserError: A file is in neither folder, or is not a Python file.
     """
     found = []
     for path in paths:
@@ -38,13 +38,13 @@ def find_code(paths: Iterable[str], folder: Path) -> list[str]:
 
 
 def load_code(paths: Iterable[str]) -> None:
-    """Runs Python files, which register their parts; a file that this process has run is not run again.
+    """Runs Python files, which register their parts. A process runs each file once.
 
     Args:
         paths: From ``find_code``.
 
     Raises:
-        UserError: A file is gone, or fails; the message names the line.
+        UserError: A file does not exist, or raises an exception; the message names the line.
     """
     for path in paths:
         name = f"{_PREFIX}{path}"
@@ -68,7 +68,7 @@ def load_code(paths: Iterable[str]) -> None:
 
 
 def _place(error: Exception, path: str) -> str:
-    """The file and the line that failed, of those that the user wrote."""
+    """The user's file, with the line in it that failed."""
     if isinstance(error, SyntaxError):
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]

@@ -1,4 +1,4 @@
-"""Recipes: pages of YAML that lie over a run's own."""
+"""Finds and describes recipes: YAMLs whose keys are merged with those of a run's YAML."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from plm_composer.errors import UserError
 
 
 def recipe_folders(yaml: Path | None = None) -> list[Path]:
-    """Where recipes are looked for: beside a run's YAML, in the working folder, and among those of the project.
+    """The folders in which recipes are looked for: beside a run's YAML, in the working folder, and the bundled ones.
 
     Args:
         yaml: The run's YAML, if there is one.
 
     Returns:
-        The folders that exist, the first to be looked into first.
+        The folders that exist, in the order of the search.
     """
     beside = [] if yaml is None else [yaml.parent / "recipes"]
     return [
@@ -28,11 +28,11 @@ def recipe_folders(yaml: Path | None = None) -> list[Path]:
 
 
 def find_recipe(name: str, folders: Sequence[Path]) -> Path:
-    """Finds a recipe by its name, or by its path.
+    """Finds a recipe by name or by path.
 
     Args:
-        name: Of the recipe, or a path.
-        folders: From ``recipe_folders``.
+        name: The recipe's name, or a path.
+        folders: The folders to search, from ``recipe_folders``.
 
     Raises:
         UserError: There is no such recipe.
@@ -47,13 +47,13 @@ def find_recipe(name: str, folders: Sequence[Path]) -> Path:
 
 
 def describe_recipes(folders: Sequence[Path]) -> dict[str, str]:
-    """Says what each recipe is for.
+    """Describes each recipe in one line.
 
     Args:
-        folders: Where the recipes lie; of two with one name, the first folder's counts.
+        folders: Folders of recipes. If two recipes have the same name, the one in the earlier folder counts.
 
     Returns:
-        Recipe name to the first line of its opening comment.
+        Recipe name to description, which is the first line of the recipe's opening comment.
 
     Raises:
         UserError: There is no such folder.

@@ -1,4 +1,4 @@
-"""The names that a section of a YAML may use: from a name and arguments to a checked component."""
+"""Registries of the names that sections of a YAML may use, and checks of the arguments that the YAML gives to them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from plm_composer.errors import UserError, first_line
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Says which name is nearest, and which ones there are.
+    """Suggests the known name that is nearest to an unknown one, or lists all known names if none is near.
 
     Args:
-        name: What was given.
-        known: The right ones.
+        name: The unknown name.
+        known: The known names.
     """
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1)
@@ -25,17 +25,17 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 class Registry(dict[str, Any]):
-    """What a section of a YAML may name: a class by each name, or what a section needs to know of a class.
+    """The names that a section of a YAML may use, each with its entry: a class, or a description of one.
 
     Args:
-        section: The section, such as ``callbacks``.
+        section: Name of the section, such as ``callbacks``.
         entries: Name to entry.
-        base: Base class of the classes that users may add.
-        entry_of: Makes the entry of a class that a user adds; None where the class itself is the entry.
+        base: Base class of the classes that users may add, or several.
+        entry_of: Function that makes the entry of a class that a user adds; None if the class itself is the entry.
     """
 
     of: ClassVar[dict[str, Registry]] = {}
-    """The registry of each section."""
+    """Section to registry."""
 
     def __init__(
         self,
@@ -49,14 +49,14 @@ class Registry(dict[str, Any]):
         Registry.of[section] = self
 
     def add(self, name: str, part: Any) -> None:
-        """Adds a user's class.
+        """Adds a part of a user's.
 
         Args:
-            name: Its name in YAMLs.
-            part: A subclass of ``base``, or an instance where ``base`` has instances for entries.
+            name: The part's name in YAMLs.
+            part: A subclass of ``base``, or an instance of it.
 
         Raises:
-            UserError: The name is taken, or the class is of another kind.
+            UserError: The name is taken, or the part is neither.
         """
         if name in self:
             raise UserError(f"{self.section}.{name}: this name is taken; choose another")
@@ -69,10 +69,10 @@ class Registry(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A class that a YAML names, with arguments that fit its signature; made when it is needed.
+    """A class that a YAML names, with arguments that fit its signature. ``make`` creates the object.
 
     Attributes:
-        key: Where it stands in the YAML, such as ``callbacks.lr_monitor``.
+        key: The component's key in the YAML, such as ``callbacks.lr_monitor``.
         target: The class.
         arguments: Name to value, as in the YAML.
     """
@@ -90,7 +90,7 @@ class Component:
         """Makes the object.
 
         Args:
-            **given: Arguments that the YAML does not set; its own win.
+            **given: Further arguments, used where the YAML does not set them.
 
         Raises:
             UserError: The class refuses its arguments.
@@ -107,16 +107,16 @@ def parse_section(
     """Checks the names and arguments of a section such as ``callbacks``.
 
     Args:
-        section: Its key.
-        entries: Name to arguments; None switches one off.
+        section: The section's key.
+        entries: Name to arguments; None in place of arguments switches a component off.
         registry: Name to class.
-        refused: Names that are known not to work, with the reason.
+        refused: Name to reason, for components that are known not to work.
 
     Returns:
-        What is switched on, in the section's order.
+        The components that are switched on, in the section's order.
 
     Raises:
-        UserError: A name or an argument is unknown, or an argument of another type.
+        UserError: A name or an argument is unknown, or an argument has the wrong type.
     """
     components = []
     for name, arguments in entries.items():
@@ -128,15 +128,15 @@ def parse_section(
 
 
 def split_name(section: str, entries: Mapping[str, Any], registry: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Splits a section such as ``optimizer`` into what its ``name`` names and its arguments.
+    """Splits a section such as ``optimizer`` into the registry's entry for its ``name``, and its arguments.
 
     Args:
-        section: Its key.
-        entries: ``name`` and arguments.
+        section: The section's key.
+        entries: The section's ``name`` and arguments.
         registry: Name to entry.
 
     Raises:
-        UserError: There is no name, or an unknown one.
+        UserError: The name is missing or unknown.
     """
     arguments = dict(entries)
     name = arguments.pop("name", None)
@@ -146,16 +146,16 @@ def split_name(section: str, entries: Mapping[str, Any], registry: Mapping[str, 
 
 
 def look_up(key: str, name: Any, registry: Mapping[str, Any], refused: Mapping[str, str] | None = None) -> Any:
-    """Finds a component's class by its name.
+    """Finds the entry of a name in a registry.
 
     Args:
-        key: Where the name stands in the YAML, for messages.
-        name: The name.
-        registry: Name to class.
-        refused: Names that are known not to work, with the reason.
+        key: The key in the YAML that holds the name, for messages.
+        name: The name, as in the YAML.
+        registry: Name to entry.
+        refused: Name to reason, for names that are known not to work.
 
     Raises:
-        UserError: The name is unknown, or refused.
+        UserError: The name is not text, is unknown, or is refused.
     """
     if not isinstance(name, str):
         raise UserError(f"{key}: {name!r} is no name; choose from {', '.join(registry)}")
@@ -172,14 +172,14 @@ def check_arguments(
     """Checks arguments against a class's signature.
 
     Args:
-        key: Where the arguments stand in the YAML, for messages.
+        key: The key in the YAML that holds the arguments, for messages.
         target: The class.
         arguments: Name to value, as in the YAML.
-        given: Arguments that our code adds, such as an optimizer's parameters.
-        only_named: Refuse what the signature does not name, where the class would take it and do nothing with it.
+        given: Names of arguments that our code adds, such as an optimizer's ``params``.
+        only_named: Whether to refuse arguments that the class takes as ``**kwargs``, for a class that ignores those.
 
     Raises:
-        UserError: An argument is unknown or of another type, or a required one is missing.
+        UserError: An argument is unknown or has the wrong type, or a required one is missing.
     """
     parameters = dict(inspect.signature(target).parameters)
     given = set(given)
@@ -206,9 +206,9 @@ def build(key: str, target: Any, arguments: Mapping[str, Any], **given: Any) -> 
     """Checks the arguments and makes the component.
 
     Args:
-        key: Where the component stands in the YAML, for messages.
+        key: The component's key in the YAML, for messages.
         target: The class.
-        arguments: From the YAML.
+        arguments: Name to value, as in the YAML.
         **given: Arguments that our code adds.
 
     Raises:
@@ -220,5 +220,5 @@ def build(key: str, target: Any, arguments: Mapping[str, Any], **given: Any) -> 
     except UserError:
         raise
     except Exception as error:
-        # Whatever a library's constructor finds wrong with a user's arguments is the user's to put right.
+        # A library's constructor may raise any exception when it refuses a user's arguments.
         raise UserError(f"{key}: {first_line(error)}") from error

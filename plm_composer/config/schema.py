@@ -1,6 +1,6 @@
 """The schema of a run: every key of its YAML, with its default.
 
-Keys are Composer's and llm-foundry's where these have one, and mean what they mean there.
+If Composer or llm-foundry has a key for something, ours has the same name and meaning.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ class DataConfig:
     """Where proteins come from and how they become batches."""
 
     fasta: Optional[str] = None
-    """FASTA to convert into ``local`` where no shards are there yet; ``sample`` is the bundled one."""
+    """FASTA that the run converts into ``local`` if there are no shards yet; ``sample`` is the bundled one."""
     val_fasta: Optional[str] = None
     """FASTA whose proteins are the validation set of ``fasta``; by default a share of ``fasta`` itself."""
     local: Optional[str] = None
     """Folder with the shards of ``convert/``, or the cache of ``remote``."""
     remote: Optional[str] = None
-    """Where to stream from, such as ``s3://bucket/uniref50``."""
+    """URL of the shards to stream, such as ``s3://bucket/uniref50``."""
     streams: Optional[dict[str, dict[str, Any]]] = None
     """Several datasets by name, each with ``local``, ``remote`` and ``proportion``, ``repeat`` or ``choose``."""
     train_split: str = "train"
     val_split: Optional[str] = "val"
-    """null trains without a validation set."""
+    """Split for validation; null trains without a validation set."""
     batch_format: str = "unpadded"
-    """``unpadded`` (one row of tokens), ``padded`` (to the longest) or ``padded_to_crop_length``."""
+    """``unpadded`` (all proteins in one row), ``padded`` (to the longest protein) or ``padded_to_crop_length``."""
     crop_length: int = 512
-    """Most tokens of a protein, ``<cls>`` and ``<eos>`` included."""
+    """Maximum tokens of a protein, ``<cls>`` and ``<eos>`` included."""
     crop_keeps_ends: bool = False
-    """False crops ``<cls> protein <eos>``, so that a piece shows that it is one; True adds both to every piece."""
+    """True adds ``<cls>`` and ``<eos>`` to every crop; False only where a crop has that end of the protein."""
     mask_rate: float = 0.15
     mask_token_fraction: float = 0.8
     random_token_fraction: float = 0.1
@@ -56,17 +56,17 @@ class TrainConfig:
     """One training run."""
 
     recipe: Optional[str] = None
-    """Names of recipes, or paths, joined by commas, merged in order: under the YAML that names them, over it where the
-    command line does."""
+    """Names or paths of recipes, joined by commas and merged in order: below the YAML if the YAML names them, above it
+    if the command line does."""
     run_name: Optional[str] = None
-    """Default: the YAML's name, and the recipes'."""
+    """Default: the name of the YAML, followed by those of the recipes."""
     run_folder: str = "runs/${run_name}"
     code_paths: list[str] = dataclasses.field(default_factory=list)
-    """Your own Python files, beside the YAML, which register parts that it may name (docs/extending.md)."""
+    """Your own Python files that register parts, relative to the YAML or the working folder (docs/extending.md)."""
     seed: int = 17
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """``name`` of a preset, and fields of ``ESM2Config`` over it; or ``pretrained`` (a Hugging Face folder, or a run's)
-    and perhaps ``stack_to`` (a number of layers)."""
+    """``name`` of a preset, and fields of ``ESM2Config`` that change it; or ``pretrained`` (a Hugging Face folder, or a
+    run's export) and optionally ``stack_to`` (a number of layers)."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     scheduler: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "constant"})
@@ -74,11 +74,11 @@ class TrainConfig:
     budget: Optional[str] = None
     """Wall-clock time from the start of the process to its end, such as ``24h``, in place of ``max_duration``."""
     global_train_batch_size: int = 256
-    """Proteins of one optimizer step, over all devices."""
+    """Proteins per optimizer step, over all devices."""
     device_train_microbatch_size: Optional[Size] = None
-    """Proteins of one forward pass on one device; default: the device's whole batch. ``auto`` needs a GPU."""
+    """Proteins per forward pass on one device; default: the device's whole batch. ``auto`` needs a GPU."""
     device_train_microbatch_tokens: Optional[int] = None
-    """Most tokens of one forward pass on one device, padding included, instead of a number of proteins."""
+    """Maximum tokens of one forward pass on one device, padding included, instead of a number of proteins."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: a third more work, and far less memory."""
     precision: str = "auto"
@@ -86,7 +86,7 @@ class TrainConfig:
     eval_interval: Size = "1ep"
     eval_subset_num_batches: int = -1
     eval_batch_tokens: int = 16384
-    """Most tokens of one evaluation batch on one device."""
+    """Maximum tokens of one evaluation batch on one device."""
     algorithms: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)
     callbacks: dict[str, Optional[dict[str, Any]]] = dataclasses.field(
         default_factory=lambda: {
@@ -97,7 +97,7 @@ class TrainConfig:
         }
     )
     loggers: dict[str, Optional[dict[str, Any]]] = dataclasses.field(default_factory=dict)
-    """By name, with arguments; null switches one off that the YAML or an earlier recipe has."""
+    """Logger name to arguments; null switches off a logger that an earlier layer names."""
     progress_bar: bool = True
     log_to_console: bool = False
     console_log_interval: Size = "10ba"
@@ -107,21 +107,21 @@ class TrainConfig:
     save_overwrite: bool = False
     autoresume: bool = False
     preemption_grace: float = 25.0
-    """Seconds that a run has after SIGTERM to finish its batch and save; the ``composer`` launcher kills after 30."""
+    """Seconds after SIGTERM for a run to finish its batch and save; the ``composer`` launcher kills it after 30."""
     load_path: Optional[str] = None
     load_weights_only: bool = False
     load_trust: bool = False
-    """Load whatever a checkpoint or ``model.pretrained`` holds, code included, not only tensors and plain values."""
+    """Load everything in a checkpoint or ``model.pretrained``, code included, not only tensors and plain values."""
     export: bool = True
     """Write the Hugging Face folder ``export/`` when training ends."""
     fsdp_config: Optional[dict[str, Any]] = None
     """Fields of Composer's ``FSDP2Config``; null trains with DDP."""
     compile_config: Any = "auto"
-    """Arguments of ``torch.compile``, which is applied block by block; ``auto`` compiles on GPUs, null nowhere."""
+    """Arguments of ``torch.compile``, which is applied block by block; ``auto`` compiles on GPUs only, null never."""
     attention_backend: Optional[str] = None
-    """What computes the attention of packed proteins: ``flash``, ``efficient``, ``flash_attn``, ``flash_attn_3``,
+    """Kernel for attention over packed proteins: ``flash``, ``efficient``, ``flash_attn``, ``flash_attn_3``,
     ``cpu`` or ``reference``; default: the fastest that works (``plm_composer/model/attention.py``)."""
     device: Optional[str] = None
     """``cpu`` or ``gpu``; default: a GPU if there is one."""
     dist_timeout: float = 600.0
-    """Seconds after which a process that waits for another gives up."""
+    """Seconds that a process waits for another one before it gives up."""

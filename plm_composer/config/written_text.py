@@ -1,6 +1,6 @@
-"""Text as it was written: what YAML takes for a number, a date or a truth, where a key wants text.
+"""Keeps a value as it was written if its key takes text but YAML reads a number, a date or a boolean.
 
-``run_name: 61e7890`` is infinity to YAML, ``2024_11_03`` a whole number and ``off`` false.
+YAML reads ``run_name: 61e7890`` as infinity, ``2024_11_03`` as a whole number and ``off`` as false.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from plm_composer.config.argument_types import hints_of, is_text
 
 Path = tuple[str, ...]
-"""Keys, and numbers in lists, from the outermost to a value."""
+"""Keys and list indices that lead from the top of a config to a value."""
 Written = dict[Path, str]
-"""The values that are no text to YAML, as they were written."""
+"""The path of each unquoted value, and the value as it was written."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""As OmegaConf has it: the two do not accept the same files."""
+"""The loader that OmegaConf uses: the two classes do not accept the same files."""
 _WHOLE_NUMBER = re.compile(r"[+-]?[\d_]+")
 
 
 def written_in(text: str) -> Written:
-    """Finds every value of a YAML that stands there without quotes.
+    """Finds every value of a YAML that is written without quotes.
 
     Args:
-        text: A YAML that can be read.
+        text: The text of a valid YAML.
     """
     loader = _Loader(text)
     try:
@@ -41,7 +41,7 @@ def written_in(text: str) -> Written:
 
 
 def written_on_command_line(arguments: Sequence[str]) -> Written:
-    """As ``written_in``, of ``key=value`` overrides, of which the last one counts."""
+    """As ``written_in``, for ``key=value`` overrides; if a key is set twice, the last value counts."""
     found: Written = {}
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -52,12 +52,12 @@ def written_on_command_line(arguments: Sequence[str]) -> Written:
 
 
 def merge_written(before: Written, layer: DictConfig, written: Written) -> Written:
-    """What is known of the values after a layer was merged over others.
+    """Merges the written values of a layer over those of the layers before it.
 
     Args:
-        before: What was known.
-        layer: The layer.
-        written: Its own.
+        before: The written values of the layers before it.
+        layer: The layer's keys and values.
+        written: The written values of the layer.
     """
     after = dict(before)
     for path, value in _leaves(layer):
@@ -68,12 +68,12 @@ def merge_written(before: Written, layer: DictConfig, written: Written) -> Writt
 
 
 def restore_text(merged: DictConfig, written: Written, hint_at: Callable[[Path], tuple[Any, Path]]) -> None:
-    """Puts text as it was written where a key wants text.
+    """Replaces values of a config by what was written, where a key takes text.
 
     Args:
         merged: The config, changed in place.
-        written: What is known of its values.
-        hint_at: Says which annotation belongs to a path: that of its beginning, and what is left of the path.
+        written: The written values of the config.
+        hint_at: Function: path -> the annotation of the part it leads to, and the rest of the path below that part.
     """
     for path, text in written.items():
         *parents, last = path
@@ -86,14 +86,14 @@ def restore_text(merged: DictConfig, written: Written, hint_at: Callable[[Path],
         hint, rest = hint_at(path)
         if hint is None:
             continue
-        # A time in epochs or a number with a unit; not the 45,000 seconds that YAML makes of 12:30:00.
+        # Such a key takes a count or a time with a unit. YAML would read 12:30:00 as the number 45,000.
         number_or_text = {int, str} <= set(typing.get_args(hint)) and not rest
         if is_text(hint, rest) or (number_or_text and not _WHOLE_NUMBER.fullmatch(text)):
             node[int(last) if isinstance(node, ListConfig) else last] = text
 
 
 def schema_hint(schema: type, path: Path) -> tuple[Any, Path]:
-    """The annotation of a field of nested dataclasses, and what is left of the path below it."""
+    """The annotation of a field of nested dataclasses, and the rest of the path below that field."""
     hint = hints_of(schema).get(path[0])
     if dataclasses.is_dataclass(hint) and len(path) > 1:
         assert isinstance(hint, type)
@@ -115,7 +115,7 @@ def _plain_scalars(node: yaml.Node, loader: Any, path: Path = ()) -> Iterator[tu
 
 
 def _leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The values of a layer; before those of a list comes the list, which replaces one that was there."""
+    """The values of a layer. A list itself comes before its values, as None, because it replaces an earlier list."""
     if isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.to_container(node)
     if isinstance(node, Mapping):

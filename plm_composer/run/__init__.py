@@ -1,1 +1,1 @@
-"""From a config to a trained model: checked parts, the Trainer, the datasets, the memory."""
+"""From a config to a trained model: checked parts, datasets, the Trainer, and the memory estimate."""

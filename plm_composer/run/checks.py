@@ -1,4 +1,4 @@
-"""Checks of single values that the schema cannot make: names of folders, times, sizes, hardware."""
+"""Checks of single values beyond their types, which the schema checks: names of folders, times, sizes, hardware."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_values(config: TrainConfig) -> None:
         config: The run's config.
 
     Raises:
-        UserError: The first value that is wrong, with its key.
+        UserError: A value is wrong; the message names the key of the first one.
     """
     _check_names(config)
     if not any((config.data.fasta, config.data.local, config.data.remote, config.data.streams)):
@@ -45,14 +45,15 @@ def check_values(config: TrainConfig) -> None:
 def check_schedule_units(section: Mapping[str, Any], duration: int | str) -> None:
     """Checks that the times of a learning-rate schedule can be compared.
 
-    Composer compares a warm-up with the schedule's end, which takes one unit; it turns epochs into batches.
+    Composer compares the warm-up with the end of the schedule, so both need the same unit. It converts epochs into
+    batches.
 
     Args:
         section: The config's ``scheduler``.
-        duration: The run's.
+        duration: The duration of the run: a number of epochs, or a time string.
 
     Raises:
-        UserError: A time cannot be read, or two are counted in different units.
+        UserError: A time cannot be read, or two times have different units.
     """
     whole = ensure_time(duration, "ep").unit.value
 
@@ -75,9 +76,10 @@ def check_schedule_units(section: Mapping[str, Any], duration: int | str) -> Non
 
 
 def _check_names(config: TrainConfig) -> None:
-    """Checks what names folders.
+    """Checks the values that name folders.
 
-    Composer fills ``{rank}`` and its like into the folder of checkpoints alone: the run's own would be another.
+    Braces are refused, because Composer fills in ``{rank}`` and the like only in the name of the checkpoint folder: the
+    checkpoints would be outside the run folder.
     """
     for key in ("run_name", "run_folder"):
         name = str(getattr(config, key)).replace("${run_name}", "run")
@@ -85,8 +87,8 @@ def _check_names(config: TrainConfig) -> None:
             raise UserError(f"{key} is {name!r}; leave out the braces")
         if not name.strip() or "\0" in name:
             raise UserError(f"{key} is {name!r}; it must name a folder")
-    if {"", ".", ".."} & set(str(config.run_name).split("/")):  # by which two names would be one folder
-        raise UserError(f"run_name is {config.run_name!r}; name another place with run_folder, and the run without ..")
+    if {"", ".", ".."} & set(str(config.run_name).split("/")):  # with these, two names could mean one folder
+        raise UserError(f"run_name is {config.run_name!r}; name another place with run_folder, and use no . or .. here")
     for name, arguments in (config.data.streams or {}).items():
         check_arguments(f"data.streams.{name}", Stream, arguments)
 
@@ -114,7 +116,7 @@ def _check_sizes(config: TrainConfig) -> None:
     total = config.global_train_batch_size
     if total < 1 or total % world_size:
         raise UserError(
-            f"global_train_batch_size is {total}; it must be at least 1 and divide by the {world_size} processes"
+            f"global_train_batch_size is {total}; it must be at least 1 and divisible by the {world_size} processes"
         )
     micro = config.device_train_microbatch_size
     if micro == "auto":
@@ -133,8 +135,8 @@ def _check_sizes(config: TrainConfig) -> None:
             f"device_train_microbatch_tokens is {tokens}; it must be at least data.crop_length, "
             f"{config.data.crop_length}, so that the longest protein fits"
         )
-    for key in ("num_workers", "prefetch_factor"):
-        if getattr(config.data, key) < (0 if key == "num_workers" else 1):
-            raise UserError(f"data.{key} is {getattr(config.data, key)}; it is too small")
+    for key, least in (("num_workers", 0), ("prefetch_factor", 1)):
+        if getattr(config.data, key) < least:
+            raise UserError(f"data.{key} is {getattr(config.data, key)}; it must be at least {least}")
     if config.eval_batch_tokens < 1:
         raise UserError(f"eval_batch_tokens is {config.eval_batch_tokens}; it must be at least 1")

@@ -27,10 +27,10 @@ def train_run(run: str | Path, *overrides: str) -> Outcome:
         The run folder, the scores of the pinned evaluation, and whether a signal stopped the run.
 
     Raises:
-        UserError: No such YAML is there, or something in it is wrong.
+        UserError: There is no such YAML, or something in it is wrong.
     """
     yaml = find_yaml(str(run))
-    # Here, so that a mistyped command answers at once: these imports take seconds.
+    # Imported here, because these imports take seconds: a mistyped command fails at once.
     from plm_composer.run.load import load_config
     from plm_composer.run.train import train
 

@@ -1,4 +1,4 @@
-"""A run that is given a FASTA converts it itself, once."""
+"""Converts the FASTA that a config names into shards, once."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from plm_composer.shards.output.manifest import MANIFEST_NAME, read_manifest
 from plm_composer.shards.output.staging import SOURCES_NAME
 
 BUNDLED_SAMPLE = "sample"
-"""What ``data.fasta`` says for the proteins that come with the package."""
+"""The value of ``data.fasta`` that stands for the bundled proteins."""
 
 
 def prepare_shards(data: DataConfig, progress: bool = True) -> str | None:
-    """Converts ``data.fasta`` where its shards are not there yet; the other processes of the node wait.
+    """Converts ``data.fasta`` if its shards do not exist yet.
+
+    The first process of each node converts, and the others wait for it.
 
     Args:
         data: The config's ``data``.
         progress: Whether to draw a progress bar.
 
     Returns:
-        The folder of the shards: ``data.local``, or ``data/<name of the FASTA>`` where only the FASTA is given.
+        The folder of the shards: ``data.local``, or ``data/<name of the FASTA>`` if only the FASTA is given.
 
     Raises:
         UserError: The conversion failed, or the folder holds the shards of other proteins.
@@ -53,7 +55,8 @@ def prepare_shards(data: DataConfig, progress: bool = True) -> str | None:
             _check_sources(out, {TRAIN: train, VAL: val})
         else:
             _convert(train, val, out, data, bundled, progress)
-    # A collective would give up after dist_timeout; UniRef50 takes longer. If rank 0 fails, the launcher ends us.
+    # A collective would give up after dist_timeout, and UniRef50 takes longer. If the first process fails, the launcher
+    # ends the others.
     while not published.exists():
         time.sleep(0.2)
     if data.val_split is not None and data.val_split not in read_manifest(out).splits:
@@ -83,13 +86,13 @@ def _convert(train: list[Path], val: list[Path], out: Path, data: DataConfig, bu
             "data.val_split=null"
         ) from error
     except UserError as error:
-        hint = f"; --options are those of convert/fasta.py, whose --out {out} this run then takes"
+        hint = f"; --options are those of convert/fasta.py: run it with --out {out}, and this run uses the result"
         raise UserError(f"data.fasta: {error}{hint if '--' in str(error) else ''}") from error
     _remember(out, before)
 
 
 def _check_sources(out: Path, inputs: dict[str, list[Path]]) -> None:
-    """Checks that shards were made from what the inputs, by split, hold now; those that are gone are taken on trust."""
+    """Checks that shards were made from the present content of the inputs, by split. Skips inputs that are gone."""
     made_from = {(source.split, source.name): source for source in read_manifest(out).sources}
     others = made_from.keys() - {(split, path.name) for split, paths in inputs.items() for path in paths}
     if others:
@@ -116,7 +119,7 @@ def _check_sources(out: Path, inputs: dict[str, list[Path]]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Stamp:
-    """What tells without reading that a file is as it was when it was read."""
+    """Path, size and times of a file; if they are unchanged, the file is taken as unchanged without reading it."""
 
     path: str
     bytes: int
@@ -133,7 +136,7 @@ class _Stamp:
 
 
 def _remember(out: Path, stamps: list[_Stamp]) -> None:
-    """Notes which files need not be read again; where that cannot be written, they are."""
+    """Stores the stamps of files that need not be read again; if they cannot be stored, the files are read again."""
     with contextlib.suppress(OSError), replacing(out / SOURCES_NAME) as partial:
         partial.write_text(json.dumps([dataclasses.asdict(stamp) for stamp in stamps]) + "\n")
 

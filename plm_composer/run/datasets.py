@@ -16,7 +16,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.run.parts import Parts
 
 Places = dict[str, dict[str, Any]]
-"""Datasets by name, each with ``streaming.Stream``'s ``local`` or ``remote`` or both, and its weight."""
+"""Name of a dataset to arguments of ``streaming.Stream``: ``local`` or ``remote`` or both, and the dataset's weight."""
 
 
 def find_places(config: TrainConfig, local: str | None) -> Places:
@@ -24,10 +24,10 @@ def find_places(config: TrainConfig, local: str | None) -> Places:
 
     Args:
         config: A checked config.
-        local: Folder of the shards, where the config names one dataset.
+        local: Folder of the shards; used if the config names one dataset, not several.
 
     Returns:
-        The datasets; each remote one with the cache of its present content.
+        The datasets. For a remote one, ``local`` is the cache folder of its present content.
 
     Raises:
         UserError: A remote dataset cannot be reached.
@@ -67,12 +67,12 @@ def make_dataset(parts: Parts, places: Places) -> StreamingProteinDataset:
 
 
 def make_evaluation(config: TrainConfig, places: Places, model: ESM2ComposerModel) -> Evaluator | None:
-    """Makes the pinned evaluation of the validation split; None where the config says that there is none.
+    """Makes the pinned evaluation of the validation split; None if ``data.val_split`` is null.
 
     Args:
         config: A checked config.
         places: From ``find_places``.
-        model: Whose metrics are computed.
+        model: The model, which says which metrics are computed.
     """
     data = config.data
     if data.val_split is None:

@@ -1,4 +1,4 @@
-"""From a YAML, recipes and overrides to a run's config."""
+"""Loads a run's config from a YAML, recipes and overrides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_config(path: str | Path, arguments: Sequence[str] = ()) -> TrainConfig:
 
 
 def _hint_of(config: DictConfig, path: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    # Here, since these imports take seconds: a mistyped key is reported before.
+    # Imported here, because these imports take seconds: a mistyped key is reported before them.
     from plm_composer.run.named_parts import hint_of
 
     return hint_of(config, path)

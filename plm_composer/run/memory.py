@@ -1,4 +1,4 @@
-"""From a run's config to the memory that one of its processes will take: what ``plm config`` prints."""
+"""Predicts the memory that one process of a run takes, which ``plm config`` prints."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from plm_composer.run.parts import Parts
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """The memory of one process.
+    """The predicted memory of one process.
 
     Attributes:
-        memory: Its peak.
-        tokens: Positions of a microbatch, padding included.
-        exact: Whether the config bounds the tokens; otherwise they are what proteins of the crop's length would have.
+        memory: Peak memory, bytes by kind.
+        tokens: Tokens of a microbatch, padding included.
+        exact: Whether the config limits the tokens of a microbatch. If not, ``tokens`` is their number when every
+            protein fills the crop.
     """
 
     memory: Memory
@@ -26,14 +27,14 @@ class Estimate:
     exact: bool
 
     def describe(self) -> str:
-        """One line for people, in GB of 10^9 bytes."""
+        """The estimate in one line of text, in GB of 10^9 bytes."""
         parts = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in vars(self.memory).items())
         bound = "at" if self.exact else "with at most"
         total = f"{self.memory.total / 1e9:.2f} GB a process"
         return f"memory: {total} {bound} {self.tokens:,} tokens a microbatch: {parts}"
 
     def to_mapping(self) -> dict[str, Any]:
-        """Bytes by kind, ``total`` among them, and the microbatch's tokens."""
+        """The estimate as a dict: bytes by kind and in total, the microbatch's tokens, and ``exact``."""
         total, tokens = self.memory.total, self.tokens
         return {**dataclasses.asdict(self.memory), "total": total, "microbatch_tokens": tokens, "exact": self.exact}
 
@@ -64,7 +65,7 @@ def predict_memory(parts: Parts) -> Estimate:
 
 
 def _microbatch(parts: Parts) -> list[int]:
-    """Lengths of the largest microbatch that the config allows, in tokens."""
+    """Lengths of the proteins in the largest microbatch that the config allows, in tokens."""
     config, proteins = parts.config, parts.proteins
     length, tokens = config.data.crop_length, config.device_train_microbatch_tokens
     if tokens is None:
@@ -73,7 +74,7 @@ def _microbatch(parts: Parts) -> list[int]:
     if tokens >= proteins * length:
         return [length] * proteins
     lengths = [length] * (tokens // length)
-    # Rows of a padded batch are whole; a packed one may end in a shorter protein.
+    # All rows of a padded batch have the full length; a packed batch may end in a shorter protein.
     if config.data.batch_format == "unpadded" and tokens % length:
         lengths.append(tokens % length)
     return lengths

@@ -1,4 +1,4 @@
-"""What the sections of a YAML may name: ours, and what users register."""
+"""The parts that sections of a YAML may name: ours, and those that users register."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass
 class _Names:
-    """Keys of a section beside its class's arguments."""
+    """Keys of a section that are not arguments of its class."""
 
     name: str
     pretrained: str
@@ -40,16 +40,16 @@ _ALWAYS: Mapping[str, Any] = {"model": ESM2Config, "fsdp_config": ShardingConfig
 
 
 def register(section: str, name: str) -> Callable[[T], T]:
-    """Gives a part of yours a name that YAMLs can use: a decorator of a class in a file of ``code_paths``.
+    """Gives a class in a file of ``code_paths`` a name that YAMLs can use. It is used as a decorator.
 
     Args:
         section: ``algorithms``, ``callbacks``, ``loggers``, ``models``, ``optimizers`` or ``schedulers``.
         name: The name in YAMLs.
 
     Returns:
-        A decorator that returns the class as it is. It takes a subclass of Composer's ``Algorithm``, ``Callback``,
+        A decorator that returns the class unchanged. It takes a subclass of Composer's ``Algorithm``, ``Callback``,
         ``LoggerDestination`` or ``ComposerScheduler``, of torch's ``Optimizer``, or of ``ESM2`` with its config as
-        ``preset``; of a model also an ``ESM2Config`` alone, of an optimizer also an ``OptimizerKind``.
+        ``preset``. For ``models`` it also takes an ``ESM2Config``, and for ``optimizers`` an ``OptimizerKind``.
 
     Raises:
         UserError: There is no such section, the name is taken, or the class is of another kind.
@@ -63,14 +63,15 @@ def register(section: str, name: str) -> Callable[[T], T]:
 
 
 def hint_of(config: DictConfig, path: Path) -> tuple[Any, Path]:
-    """Finds the annotation of an argument that a YAML gives to a named part; runs the config's ``code_paths`` first.
+    """Finds the annotation of an argument that a YAML gives to a named part, after running the config's ``code_paths``.
 
     Args:
         config: The merged config.
-        path: Keys from the outermost to a value, below a section of named parts.
+        path: Keys and list indices that lead from the top of the config to a value in a section of named parts.
 
     Returns:
-        The annotation and the path below it; (None, ()) where the section names nothing that is known.
+        The annotation of the argument, and the rest of the path below it; (None, ()) if the section names no known
+        part.
     """
     load_code(config.code_paths)
     target, argument = _find_part(config, path)
@@ -78,7 +79,7 @@ def hint_of(config: DictConfig, path: Path) -> tuple[Any, Path]:
 
 
 def _find_part(config: DictConfig, path: Path) -> tuple[Any, Path]:
-    """The class or function whose argument a key is, and the path from the argument on."""
+    """The class or function that takes the value at a path, and the path from its argument on."""
     section, *rest = path
     if section in ("optimizer", "scheduler", "model") and rest[0] in _Names.__annotations__:
         return _Names, tuple(rest)

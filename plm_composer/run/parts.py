@@ -1,4 +1,4 @@
-"""A config becomes the parts of a run, once: what is checked is what trains."""
+"""Makes the parts of a run from its config, once: the parts that are checked are the parts that train."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from plm_composer.run.checks import check_schedule_units, check_values
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a checked config describes. Training, ``plm config`` and the memory prediction work with these.
+    """The parts that a checked config describes. Training, ``plm config`` and the memory prediction use them.
 
     Attributes:
         config: The config.
@@ -49,17 +49,17 @@ class Parts:
         precision: ``fp32`` or ``amp_bf16``.
         model_class: ``ESM2``, or a user's subclass.
         model: The model's config.
-        collator: Crops, masks and packs.
+        collator: Makes batches: crops and masks proteins, and packs or pads them.
         algorithms: The speed-up algorithms.
-        curriculum: Changes each training batch before it is counted; None where no algorithm does.
-        optimizer: Makes the optimizer.
+        curriculum: Function that changes each training batch before its tokens are counted; None if no algorithm does.
+        optimizer: Makes the optimizer of a model.
         scheduler: The learning-rate schedule.
-        callbacks: Those that the YAML names; callbacks that every run has are the Trainer's affair.
-        loggers: Those that the YAML names.
+        callbacks: Callbacks that the YAML names; ``run/trainer.py`` adds those that every run has.
+        loggers: Loggers that the YAML names.
         sharding: Composer's FSDP2 config; None for DDP.
-        compile_arguments: Arguments of ``torch.compile``; None where blocks are not compiled.
-        duration: How long to train, a time string; with a budget a provisional one, until the speed is known.
-        budget: Seconds of wall-clock time; infinite where there is no budget.
+        compile_arguments: Arguments of ``torch.compile``; None if blocks are not compiled.
+        duration: Duration of the training, as ``max_duration``; with a budget, provisional until the speed is known.
+        budget: Seconds of wall-clock time; infinite without a budget.
     """
 
     config: TrainConfig
@@ -82,7 +82,7 @@ class Parts:
 
     @property
     def proteins(self) -> int:
-        """Proteins of a batch on one device."""
+        """Number of proteins of a batch on one device."""
         return self.config.global_train_batch_size // self.processes
 
     @property
@@ -92,13 +92,13 @@ class Parts:
 
 
 def make_parts(config: TrainConfig) -> Parts:
-    """Checks everything that can be checked before data are read, and makes the parts of a run.
+    """Makes the parts of a run, and checks everything that can be checked before data are read.
 
     Args:
         config: From ``plm_composer.run.load.load_config``.
 
     Raises:
-        UserError: The first thing that is wrong, with its key.
+        UserError: Something in the config is wrong; the message names the first such key.
     """
     load_code(config.code_paths)
     masking = Masking(config.data.mask_rate, config.data.mask_token_fraction, config.data.random_token_fraction)
@@ -147,9 +147,10 @@ def make_parts(config: TrainConfig) -> Parts:
 
 
 def make_model_config(section: Mapping[str, Any], masking: Masking) -> ESM2Config:
-    """Makes the config of a model that starts from scratch: a preset, with the fields that ``model`` sets over it.
+    """Makes the config of a model that is trained from scratch: a preset, changed by the fields that ``model`` sets.
 
-    The token dropout's constant follows the run's own masking: ESM2's 0.12 is 15 % masked, 80 % of it ``<mask>``.
+    The mask rate that token dropout assumes follows from the run's masking. In ESM2 it is a constant, 0.12: 15 % of the
+    residues are masked, and 80 % of those become ``<mask>``.
 
     Args:
         section: The config's ``model``.
@@ -199,7 +200,7 @@ def _check_compilation(config: TrainConfig) -> None:
             f"compile_config is {config.compile_config!r}; give auto, null, or arguments of torch.compile such as "
             "compile_config.mode=max-autotune"
         )
-    # Only then does torch look at modes, options and backends; it compiles nothing before it is called.
+    # This call checks mode, options and backend; torch compiles nothing until the function that it returns is called.
     build("compile_config", torch.compile, config.compile_config, model=len)
 
 
@@ -209,8 +210,8 @@ def _check_attention(config: TrainConfig, model: ESM2Config, device: str) -> Non
     look_up("attention_backend", config.attention_backend, BACKENDS)
     if config.data.batch_format != "unpadded":
         raise UserError(
-            f"attention_backend does nothing with data.batch_format={config.data.batch_format}, whose attention is "
-            "torch's own; leave it out"
+            f"attention_backend has no effect with data.batch_format={config.data.batch_format}, which uses torch's "
+            "own attention; leave it out"
         )
     choose_backend(
         torch.device("cuda" if device == "gpu" else "cpu"),

@@ -1,4 +1,4 @@
-"""A run from its config to a trained, exported model."""
+"""Trains a run, from its config to the exported model."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Outcome:
 
     Attributes:
         folder: The run folder.
-        scores: Metrics of the pinned evaluation by name; empty where nothing was evaluated.
-        stopped_at: The batch at which SIGTERM ended the training, its state saved; None where it ran to its end.
+        scores: Metrics of the pinned evaluation, name to value; empty if nothing was evaluated.
+        stopped_at: The batch at which SIGTERM ended the training and a checkpoint was saved; None if SIGTERM did not.
     """
 
     folder: Path
@@ -49,12 +49,12 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0, or ``preemption.EXIT_CODE``, so that whoever starts runs again knows that this one is not done."""
+        """0; ``preemption.EXIT_CODE`` after SIGTERM, so that a scheduler restarts the run."""
         return 0 if self.stopped_at is None else preemption.EXIT_CODE
 
 
 def train(config: TrainConfig) -> Outcome:
-    """Trains as the config says, evaluates, exports the model, and prints where everything lies.
+    """Trains as the config says, evaluates, exports the model, and prints the scores and where the files are.
 
     Args:
         config: From ``plm_composer.run.load.load_config``.
@@ -91,7 +91,7 @@ def train(config: TrainConfig) -> Outcome:
 
 def _claim_folder(config: TrainConfig) -> RunFolder:
     folder = RunFolder(Path(config.run_folder))
-    if config.export:  # first: what is refused must not have cost an earlier run its checkpoints
+    if config.export:  # first, so that a refused run removes no checkpoints of an earlier one
         check_export(folder.export)
     prepare_run_folder(config)
     return folder
@@ -120,7 +120,7 @@ def _start(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger) -> T
 
 
 def _fit(trainer: Trainer) -> None:
-    """Trains to the end; of a run that is started again after its end, evaluates only."""
+    """Trains to the end. If the run has already reached its end, only evaluates."""
     state = trainer.state
     assert state.max_duration is not None
     if state.timestamp < state.max_duration:
@@ -159,7 +159,7 @@ def _validation_scores(trainer: Trainer) -> dict[str, float]:
 
 
 def _export(trainer: Trainer, config: TrainConfig, folder: RunFolder, scores: Mapping[str, float]) -> None:
-    """Writes the Hugging Face folder, of averaged weights where the run averages them."""
+    """Writes the Hugging Face folder, with the averaged weights if the run averages them."""
     state = trainer.state
     use_averages(state.algorithms, state)
     model = getattr(state.model, "module", state.model)  # inside DDP
@@ -168,11 +168,11 @@ def _export(trainer: Trainer, config: TrainConfig, folder: RunFolder, scores: Ma
 
 
 def describe_result(folder: RunFolder, scores: Mapping[str, float]) -> str:
-    """Says what a run leaves: its validation scores, where its files lie, and commands that use them.
+    """Describes the result of a run: its validation scores, the paths of its files, and commands that use them.
 
     Args:
-        folder: The run's.
-        scores: Metrics of the pinned evaluation by name; empty where nothing was evaluated.
+        folder: The run folder.
+        scores: Metrics of the pinned evaluation, name to value; empty if nothing was evaluated.
     """
     lines = []
     if "masked_nll" in scores:
@@ -192,7 +192,7 @@ def describe_result(folder: RunFolder, scores: Mapping[str, float]) -> str:
 
 
 def _on_rank_zero(work: Callable[[], T]) -> T:
-    """Runs on rank 0, and raises its error on every rank."""
+    """Runs a function on rank 0. All ranks return its result, or raise its ``UserError``."""
     outcome: list[Any] = [None, None]
     if dist.get_global_rank() == 0:
         try:

@@ -1,4 +1,4 @@
-"""A run's parts, put together to Composer's Trainer."""
+"""Makes Composer's Trainer from the parts of a run."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
         parts: The run's parts.
         places: From ``find_places``.
         folder: The run folder, which exists.
-        ledger: What the run has spent.
+        ledger: The time that the run has spent.
 
     Raises:
-        UserError: The datasets cannot be read, or the checkpoint is not there.
+        UserError: The datasets cannot be read, or the checkpoint does not exist.
     """
     config = parts.config
     if parts.device == "cpu":
         prepare_cpu()
         correct_fsdp_on_cpus()
-    # Before anything draws a weight; the Trainer's own seed comes too late for the model.
+    # Before weights are drawn: the Trainer sets its seed only after the model is made.
     reproducibility.seed_all(config.seed)
     train_set = make_dataset(parts, places)
     train_spec = make_data_spec(
@@ -108,13 +108,15 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
 
 
 def make_model(parts: Parts) -> ESM2ComposerModel:
-    """Makes the model, from scratch or with the weights of ``model.pretrained``, and compiles or recomputes its blocks.
+    """Makes the model, from scratch or with the weights of ``model.pretrained``.
+
+    The config says whether its blocks are compiled, and whether they are recomputed in the backward pass.
 
     Args:
         parts: The run's parts.
     """
     config = parts.config
-    # Composer sends the other processes of a sharded model their parts of the first one's: they only need shapes.
+    # For a sharded model, Composer sends the first process's weights to the others, which need only the shapes.
     shapes_only = parts.sharding is not None and dist.get_global_rank() > 0
     with torch.device("meta") if shapes_only else contextlib.nullcontext():
         model = parts.model_class(parts.model)
@@ -135,7 +137,7 @@ def make_model(parts: Parts) -> ESM2ComposerModel:
 def _make_callbacks(
     parts: Parts, model: ESM2ComposerModel, optimizer: torch.optim.Optimizer, ledger: Ledger
 ) -> list[Callback]:
-    """Makes those of every run, and those that the YAML names, in the order of ``callbacks/order.py``."""
+    """Makes the callbacks of every run and those that the YAML names, in the order of ``callbacks/order.py``."""
     config = parts.config
     callbacks = [
         LossGuard(),
@@ -147,13 +149,13 @@ def _make_callbacks(
         callbacks.append(Budget(ledger, str(config.run_name)))
     if has_averaged_weights(optimizer):
         callbacks.append(AveragedWeights())
-    if config.save_folder is not None:  # Without a checkpoint there would be nothing to wait for.
+    if config.save_folder is not None:  # Without checkpoints, there is nothing to save after SIGTERM.
         callbacks.append(Preemption(config.preemption_grace))
         if "://" not in config.save_folder:  # For an object store the Trainer makes its own saver.
             callbacks.append(_make_saver(parts, config.save_folder))
     for component in parts.callbacks:
         measures_cpu = component.key == "callbacks.speed_monitor" and parts.device == "cpu"
-        # Composer knows the peaks of GPUs; a CPU's is measured, in the precision of the run.
+        # Composer knows the peak FLOP/s of GPUs; that of a CPU is measured, in the precision of the run.
         if measures_cpu and "gpu_flops_available" not in component.arguments:
             dtype = autocast_dtype(config.precision, parts.device) or torch.float32
             peak = matmul_peak(torch.device("cpu"), dtype)
@@ -167,7 +169,7 @@ def _make_saver(parts: Parts, folder: str) -> WholeCheckpointSaver:
     return WholeCheckpointSaver(
         folder,
         takes_over=config.autoresume,
-        # Composer refuses to write a checkpoint again that a killed run left beyond the one it resumes from.
+        # A killed run may leave a checkpoint after the one it resumes from; Composer would refuse to overwrite it.
         overwrite=config.save_overwrite or config.autoresume,
         save_interval=config.save_interval,
         num_checkpoints_to_keep=config.save_num_checkpoints_to_keep,
@@ -175,7 +177,7 @@ def _make_saver(parts: Parts, folder: str) -> WholeCheckpointSaver:
 
 
 def _make_loggers(parts: Parts, folder: RunFolder) -> Sequence[LoggerDestination | Callback]:
-    """Makes those that the YAML names, and ``metrics.jsonl``. What they write lies in the run folder by default."""
+    """Makes the loggers that the YAML names, and that of ``metrics.jsonl``. By default they write to the run folder."""
     in_the_folder = {
         "loggers.tensorboard": {"log_dir": str(folder.path / "tensorboard")},
         "loggers.file_logger": {"filename": str(folder.path / "log-rank{rank}.txt")},
