@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from plm_composer.evaluation.results import Result
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if there is one.")]
@@ -15,6 +20,20 @@ Trust = Annotated[bool, typer.Option("--trust", help="Load the checkpoint whole,
 Model = Annotated[
     str, typer.Argument(help="A run folder, a checkpoint, or a Hugging Face folder; of an object store, too.")
 ]
+
+
+def keep_result(model: str, result: Result) -> None:
+    """Keeps the result of an evaluation in the run folder that a command's model names; other models have no place.
+
+    Args:
+        model: The command's argument.
+        result: The result.
+    """
+    from plm_composer.evaluation.results import write_result
+    from plm_composer.run_folder import RunFolder
+
+    if RunFolder(Path(model)).config.is_file():
+        print(f"written: {write_result(Path(model), result)}", file=sys.stderr)
 
 
 def place_of(device: str | None, precision: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Zero-shot effects of mutations, as ProteinGym evaluates them."""

@@ -1,0 +1,31 @@
+"""Every substitution at every position of a protein."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_composer.evaluation.variants.methods import Scorer, score_variants
+from plm_composer.evaluation.variants.mutations import Substitution, Variant
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+"""Columns of a scan."""
+
+
+def scan_protein(scorer: Scorer, method: str, protein: str) -> npt.NDArray[np.float64]:
+    """Scores every single mutant of a protein.
+
+    Args:
+        scorer: The model and its settings.
+        method: Key of ``METHODS``.
+        protein: Residues, in upper case.
+
+    Returns:
+        Shape (residues, 20), columns in the order of ``RESIDUES``; 0 where the residue stays.
+    """
+    variants = [
+        Variant(protein[:index] + mutant + protein[index + 1 :], (Substitution(wildtype, index, mutant),))
+        for index, wildtype in enumerate(protein)
+        for mutant in RESIDUES
+    ]
+    return score_variants(scorer, method, protein, variants).reshape(len(protein), len(RESIDUES))
