@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,30 +68,29 @@ def summarise(assays: Sequence[AssayScores]) -> Summary:
     table = pd.DataFrame(rows)
     names = [name for name in METRICS if name in table]
     per_protein = table.groupby(["protein", "selection"])[names].mean().reset_index()
-    types = {str(name): group[names].to_numpy() for name, group in per_protein.groupby("selection")}
-    means = {name: np.nanmean(values, axis=0) for name, values in types.items()}
-    average = np.nanmean(list(means.values()), axis=0)
-    low, high = _interval(list(types.values())) if len(per_protein) >= _LEAST_FOR_INTERVAL else (None, None)
+    means = per_protein.groupby("selection")[names].mean()
+    average = means.mean()
+    low, high = _interval(per_protein, names) if len(per_protein) >= _LEAST_FOR_INTERVAL else (None, None)
     return Summary(
         {
             name: Score(
-                float(average[column]),
+                float(average[name]),
                 None if low is None else float(low[column]),
                 None if high is None else float(high[column]),
             )
             for column, name in enumerate(names)
         },
-        {kind: dict(zip(names, map(float, values), strict=True)) for kind, values in means.items()},
+        {str(kind): {name: float(row[name]) for name in names} for kind, row in means.iterrows()},
     )
 
 
-def _interval(types: list[FloatArray]) -> tuple[FloatArray, FloatArray]:
+def _interval(per_protein: pd.DataFrame, names: list[str]) -> tuple[FloatArray, FloatArray]:
     generator = np.random.default_rng(0)
-    means = [
-        np.nanmean(
-            [np.nanmean(values[generator.integers(0, len(values), len(values))], axis=0) for values in types], axis=0
-        )
-        for _ in range(_RESAMPLES)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    types = [group[names].to_numpy() for _, group in per_protein.groupby("selection")]
+    # Each (samples, proteins, metrics), then a mean over proteins, then over types; missing values are left out.
+    drawn = [values[generator.integers(0, len(values), (_RESAMPLES, len(values)))] for values in types]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        means = np.nanmean([np.nanmean(values, axis=1) for values in drawn], axis=0)
+    low, high = np.nanpercentile(means, [2.5, 97.5], axis=0)
     return low, high

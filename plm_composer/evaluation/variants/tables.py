@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,11 +38,12 @@ def check_scores_file(path: Path, scan: bool = False) -> None:
     if path.suffix and path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     folder = path.parent if path.suffix else path
+    if path.suffix and not folder.is_dir():
+        raise UserError(f"{path}: there is no folder {folder}")
     try:
-        folder.mkdir(parents=not path.suffix, exist_ok=True)
-        with replacing(folder / f".{path.stem}-check") as partial:
-            partial.touch()
-        (folder / f".{path.stem}-check").unlink()
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
