@@ -18,6 +18,7 @@ from plm_composer.files.atomic import replacing
 
 FILE_NAME = "ledger.json"
 CATEGORIES = ("start-up", "conversion", "calibration", "training", "evaluation", "checkpoints", "export", "exit")
+"""Categories that every ledger has. Evaluations with a name of their own are added to it under this name."""
 _WRITE_EVERY = 0.5
 """Seconds between writes. A killed run's time since the last write is not charged to the next start."""
 
@@ -58,13 +59,14 @@ class Ledger:
         """Charges the time from now on to a category.
 
         Args:
-            category: One of ``CATEGORIES``.
+            category: One of ``CATEGORIES``, or the name of an evaluation.
 
         Returns:
             The category before.
         """
         before, now = self._category, self.clock()
         self._charged[before] += now - self._since
+        self._charged.setdefault(category, 0.0)
         self._category, self._since = category, now
         if now - self._written > _WRITE_EVERY:
             self.write()
@@ -95,7 +97,8 @@ class Ledger:
 
     def entries(self) -> dict[str, float]:
         """Seconds by category, over all starts, up to now."""
-        entries = {name: self.earlier.get(name, 0.0) + self._charged[name] for name in CATEGORIES}
+        names = dict.fromkeys([*self._charged, *self.earlier])
+        entries = {name: self.earlier.get(name, 0.0) + self._charged.get(name, 0.0) for name in names}
         entries[self._category] += self.clock() - self._since
         return entries
 
@@ -147,7 +150,8 @@ def open_ledger(folder: Path, budget: float, resumes: bool, started: float) -> L
         return Ledger(path, budget, started)
     try:
         content = json.loads(path.read_text())
-        earlier = {name: float(content["entries"][name]) for name in CATEGORIES}
+        entries = content["entries"]
+        earlier = {name: float(entries[name]) for name in dict.fromkeys([*CATEGORIES, *entries])}
         same = float(content["budget"]) == budget
         ended = bool(content["finished"]) and same
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -72,6 +72,7 @@ class Reserve:
 
     Args:
         evaluation: Time to evaluate the whole validation set.
+        scheduled: Time of the last of each scheduled evaluation, by name.
         checkpoint: Time to write a checkpoint.
         export: Time to write the Hugging Face folder.
         exit: Time from the export to the end of the process.
@@ -83,10 +84,12 @@ class Reserve:
     export: float
     exit: float
     slack: float
+    scheduled: dict[str, Estimate] = dataclasses.field(default_factory=dict)
 
     def total(self, step: float | None = None) -> float:
         """Sum of all parts in seconds, when a training batch takes ``step`` seconds."""
-        return self.evaluation.at(step) + self.checkpoint + self.export + self.exit + self.slack
+        evaluations = [self.evaluation, *self.scheduled.values()]
+        return sum(each.at(step) for each in evaluations) + self.checkpoint + self.export + self.exit + self.slack
 
 
 def plan_batches(batch: int, left: float, reserve: float, step: float | None) -> int:

@@ -8,6 +8,7 @@ from composer import Callback
 from composer import callbacks as composer_callbacks
 
 from plm_composer.callbacks.efficiency_monitor import EfficiencyMonitor
+from plm_composer.callbacks.proteingym import ProteinGym
 from plm_composer.config.registry import Registry
 
 _ENTRIES: dict[str, Any] = {
@@ -19,6 +20,7 @@ _ENTRIES: dict[str, Any] = {
     "memory_snapshot": composer_callbacks.MemorySnapshot,
     "oom_observer": composer_callbacks.OOMObserver,
     "optimizer_monitor": composer_callbacks.OptimizerMonitor,
+    "proteingym": ProteinGym,
     "runtime_estimator": composer_callbacks.RuntimeEstimator,
     "speed_monitor": composer_callbacks.SpeedMonitor,
     "system_metrics_monitor": composer_callbacks.SystemMetricsMonitor,

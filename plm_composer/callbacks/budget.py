@@ -15,6 +15,7 @@ from composer.loggers import ProgressBarLogger
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
 from plm_composer.callbacks.order import Position
+from plm_composer.callbacks.scheduled_evaluation import ChargesEvaluations, ScheduledEvaluation
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import synchronize
 from plm_composer.hardware.processes import first_ones
@@ -60,7 +61,7 @@ class Margins:
 MARGINS = Margins()
 
 
-class Budget(Callback):
+class Budget(Callback, ChargesEvaluations):
     """Plans after every batch at which batch the training ends, and keeps the ledger.
 
     The plan is ``state.max_duration``, in batches. Everything in units of ``dur`` follows it, above all the learning
@@ -114,6 +115,10 @@ class Budget(Callback):
         self._reserve.checkpoint = MARGINS.seconds_per_file + MARGINS.checkpoint_size * writing
         self._reserve.export = MARGINS.seconds_per_file + writing
         self._reserve.evaluation = Estimate(MARGINS.first_evaluation_factor * estimate_evaluation(state))
+        for callback in state.callbacks:
+            if isinstance(callback, ScheduledEvaluation):
+                seconds = MARGINS.first_evaluation_factor * callback.estimate_seconds(state)
+                self._reserve.scheduled[callback.name] = Estimate(seconds)
         self._plan(state)
         self.ledger.charge("start-up")
         if state.max_duration == Time(0, "ba"):
@@ -162,6 +167,16 @@ class Budget(Callback):
         """Replaces the estimated evaluation time by the measured one."""
         self._measured_evaluation = time.perf_counter() - self._evaluation_started
         self._reserve.evaluation = Estimate(self._measured_evaluation)
+        self.ledger.charge(self._charged_before)
+
+    def start_evaluation(self, name: str) -> None:
+        """Charges a scheduled evaluation."""
+        self._charged_before = self.ledger.charge(name)
+        self._evaluation_started = time.perf_counter()
+
+    def end_evaluation(self, name: str) -> None:
+        """Replaces the estimated time of a scheduled evaluation by the measured one."""
+        self._reserve.scheduled[name] = Estimate(time.perf_counter() - self._evaluation_started, self._steps.recent())
         self.ledger.charge(self._charged_before)
 
     def batch_checkpoint(self, state: State, logger: Logger) -> None:

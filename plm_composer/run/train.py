@@ -16,11 +16,13 @@ from torch._dynamo.exc import TorchDynamoException
 from plm_composer.algorithms.ema import use_averages
 from plm_composer.budget.ledger import Ledger, open_ledger, process_start
 from plm_composer.callbacks import preemption
+from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
 from plm_composer.checkpoints.loading import check_progress, loading_checkpoint
 from plm_composer.checkpoints.resume import forget_downloaded, prepare_checkpoints
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
 from plm_composer.errors import UserError
+from plm_composer.evaluation.results import write_result
 from plm_composer.inference.export import check_export, export_run
 from plm_composer.model.weights.huggingface_folder import loader, read_config
 from plm_composer.optim.schedule_free import averaged_weights
@@ -76,6 +78,7 @@ def train(config: TrainConfig) -> Outcome:
         if stopped_at is not None:
             return _stop(trainer, folder, ledger, stopped_at)
         scores = _validation_scores(trainer)
+        _keep_results(trainer, folder)
         with ledger.charging("export"):
             if config.export:
                 _export(trainer, config, folder, scores)
@@ -156,6 +159,16 @@ def _validation_scores(trainer: Trainer) -> dict[str, float]:
         for metrics in trainer.state.eval_metrics.values()
         for name, metric in metrics.items()
     }
+
+
+def _keep_results(trainer: Trainer, folder: RunFolder) -> None:
+    """Writes what scheduled evaluations found last into the run folder."""
+    if dist.get_global_rank() > 0:
+        return
+    for callback in trainer.state.callbacks:
+        if isinstance(callback, ScheduledEvaluation):
+            for result in callback.results:
+                write_result(folder.path, result)
 
 
 def _export(trainer: Trainer, config: TrainConfig, folder: RunFolder, scores: Mapping[str, float]) -> None:

@@ -43,6 +43,16 @@ def test_every_second_is_charged_once(tmp_path: Path) -> None:
     assert sum(written["entries"].values()) == 39
 
 
+def test_an_evaluation_with_a_name_is_charged_under_it_over_all_starts(tmp_path: Path) -> None:
+    first = open_ledger(tmp_path, 100.0, resumes=True, started=time.time() - 30)
+    with first.charging("proteingym"):
+        first._since -= 5  # as if five seconds had passed
+    first.write()
+    second = open_ledger(tmp_path, 100.0, resumes=True, started=time.time())
+    assert second.entries()["proteingym"] == pytest.approx(5, abs=0.1)
+    assert "proteingym 5.0 s" in second.summary()
+
+
 def test_a_killed_start_is_charged_to_the_next(tmp_path: Path) -> None:
     first = open_ledger(tmp_path, 100.0, resumes=True, started=time.time() - 30)
     first.charge("training")  # writes; then the process is killed

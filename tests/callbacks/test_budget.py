@@ -24,6 +24,7 @@ from plm_composer.evaluation.loader import make_evaluator
 from tests.commands import REPOSITORY, TINY, Run
 
 UNLIMITED = [override for override in TINY if not override.startswith("max_duration=")]
+ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MKAAYIA,3\n"
 COMMAND = (REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml")
 
 
@@ -33,8 +34,10 @@ def metrics(folder: Path) -> list[dict]:
 
 @pytest.mark.alone
 def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -> None:
+    (tmp_path / "assay.csv").write_text(ASSAY)
     overrides = [*UNLIMITED, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
-                 "scheduler.t_warmup=0.1dur", "progress_bar=true"]  # fmt: skip
+                 "scheduler.t_warmup=0.1dur", "progress_bar=true", "callbacks.proteingym.interval=200ba",
+                 f"callbacks.proteingym.folder={tmp_path}"]  # fmt: skip
     folder = tmp_path / "runs" / "esm2_small"
     start = time.monotonic()
     process = subprocess.Popen(
@@ -60,7 +63,7 @@ def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -
     assert ledger["charged"] <= spent + 0.1  # the kernel tells when a process began in hundredths
     assert spent <= ledger["budget"] == budget
     assert spent > 0.8 * budget
-    for entry in ("start-up", "training", "evaluation", "checkpoints", "export"):
+    for entry in ("start-up", "training", "evaluation", "proteingym", "checkpoints", "export"):
         assert ledger["entries"][entry] > 0, entry
     assert "budget      " in result.stdout
 

@@ -1,0 +1,113 @@
+"""Evaluations within a training: the scores are those of the trained model, however many processes hold it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plm_composer.callbacks.proteingym import ProteinGym
+from plm_composer.config.registry import Component
+from plm_composer.errors import UserError
+from plm_composer.evaluation.results import read_results
+from plm_composer.evaluation.variants.assays import read_assay
+from plm_composer.evaluation.variants.evaluate import draw_mutants
+from plm_composer.evaluation.variants.methods import Scorer, score_variants
+from plm_composer.evaluation.variants.metrics import spearman
+from plm_composer.inference.load import load_trained
+from plm_composer.sample import VAL_FASTA
+from plm_composer.shards.inputs.fasta import read_fasta
+from tests.commands import REPOSITORY, TINY, run_in
+
+ASSAYS = ("A", "B")
+MUTANTS = 40
+
+
+@pytest.fixture(scope="module")
+def assays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two assays of real proteins, with made-up measurements."""
+    folder = tmp_path_factory.mktemp("assays")
+    generator = np.random.default_rng(0)
+    for name, (_, residues) in zip(ASSAYS, read_fasta(VAL_FASTA), strict=False):
+        protein = residues.decode()
+        rows = []
+        for _ in range(2 * MUTANTS):
+            index, mutant = generator.integers(len(protein)), generator.choice(list("ACDEFGHIKLMNPQRSTVWY"))
+            sequence = protein[:index] + mutant + protein[index + 1 :]
+            rows.append(f"{protein[index]}{index + 1}{mutant},{sequence},{generator.normal():.4f}\n")
+        (folder / f"{name}.csv").write_text("mutant,mutated_sequence,DMS_score\n" + "".join(rows))
+    return folder
+
+
+def train(scratch: Path, shards: Path, assays: Path, name: str, *overrides: str, processes: int = 1) -> Path:
+    result = run_in(
+        scratch, "composer", "-n", str(processes), REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml",
+        *TINY, f"data.local={shards}", f"run_name={name}", f"callbacks.proteingym.folder={assays}",
+        f"callbacks.proteingym.max_mutants={MUTANTS}", "callbacks.proteingym.interval=4ba", *overrides,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return scratch / "runs" / name
+
+
+def logged(folder: Path, metric: str) -> dict[int, float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {line["batch"]: line[metric] for line in lines if metric in line}
+
+
+def expected(folder: Path, assays: Path, method: str, name: str) -> float:
+    assay = draw_mutants(read_assay(assays / f"{name}.csv"), MUTANTS, 17)
+    scores = score_variants(Scorer(load_trained(folder).model), method, assay.target, assay.variants)
+    assert assay.measured is not None
+    return spearman(assay.measured, scores)
+
+
+def test_scores_are_those_of_the_saved_model_and_training_does_not_notice(
+    tmp_path: Path, small_set: Path, assays: Path
+) -> None:
+    shards = small_set / "shards"
+    with_it = train(tmp_path, shards, assays, "with", "algorithms.ema.half_life=2ba")
+    without = train(tmp_path, shards, assays, "without", "algorithms.ema.half_life=2ba", "callbacks.proteingym=null")
+    assert logged(with_it, "loss/train/total") == logged(without, "loss/train/total")
+    found = logged(with_it, "metrics/proteingym/spearman of A")
+    assert list(found) == [4, 6]
+    assert found[6] == pytest.approx(expected(with_it, assays, "wt-marginals", "A"), abs=1e-6)
+    [kept] = read_results(with_it)
+    mean = np.mean([expected(with_it, assays, "wt-marginals", name) for name in ASSAYS])
+    assert kept.scores["spearman"].value == pytest.approx(mean, abs=1e-6)
+    assert logged(with_it, "metrics/proteingym/ndcg").keys() == {4, 6}
+
+
+def test_a_sharded_model_on_two_processes_is_scored_whole(tmp_path: Path, small_set: Path, assays: Path) -> None:
+    folder = train(
+        tmp_path, small_set / "shards", assays, "sharded", "recipe=fsdp",
+        "callbacks.proteingym.method=masked-marginals", processes=2,
+    )  # fmt: skip
+    found = logged(folder, "metrics/proteingym/spearman of B")
+    assert list(found) == [4, 6]
+    assert found[6] == pytest.approx(expected(folder, assays, "masked-marginals", "B"), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"interval": "often"}, r"callbacks\.proteingym\.interval is 'often'; write a number and a unit"),
+        ({"method": "best"}, r"callbacks\.proteingym\.method is 'best'; choose from masked-marginals"),
+        ({"max_mutants": 0}, r"callbacks\.proteingym\.max_mutants is 0; it must be at least 1"),
+        ({"assays": ["C"]}, r"callbacks\.proteingym\.assays: there is no C\.csv in"),
+        ({"folder": "nowhere"}, "nowhere: there is no such assay"),
+        ({"batch_tokens": 0}, r"callbacks\.proteingym\.batch_tokens is 0"),
+    ],
+)
+def test_what_is_wrong_is_one_line(assays: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Component("callbacks.proteingym", ProteinGym, {"folder": str(assays), **arguments}).make()
+
+
+def test_assays_and_mutants_are_drawn_the_same_each_time(assays: Path) -> None:
+    first, second = (ProteinGym(str(assays), max_assays=1, max_mutants=10) for _ in range(2))
+    assert [each.name for each in first.assays] == [each.name for each in second.assays]
+    assert len(first.assays) == 1 and len(first.assays[0].variants) == 10
+    assert first.assays[0].table.equals(second.assays[0].table)
+    assert [each.name for each in ProteinGym(str(assays), assays=["B.csv"]).assays] == ["B"]
