@@ -134,7 +134,7 @@ def planning(start_up: float) -> tuple[Budget, types.SimpleNamespace]:
     evaluator.subset_num_batches = -1
     state = types.SimpleNamespace(
         model=Spinning(), device=DeviceCPU(), precision="fp32", evaluators=[evaluator], max_duration=None,
-        timestamp=Timestamp(batch=2000),
+        timestamp=Timestamp(batch=2000), callbacks=[],
     )  # fmt: skip
     return budget, state
 
