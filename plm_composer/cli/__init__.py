@@ -9,6 +9,7 @@ import typer
 
 from plm_composer.cli.ablate import ablate
 from plm_composer.cli.configs import config, init, recipes
+from plm_composer.cli.contacts import contacts
 from plm_composer.cli.convert import convert, verify
 from plm_composer.cli.embed import embed
 from plm_composer.cli.evaluate import evaluate
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="Train, evaluate and use protein language models.",
 )
 app.add_typer(convert, name="convert")
-for command in (train, init, config, recipes, verify, evaluate, export, embed, ablate):
+for command in (train, init, config, recipes, verify, evaluate, export, embed, contacts, ablate):
     app.command()(command)
 
 

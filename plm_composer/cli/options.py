@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from typing import Annotated, Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from plm_composer.evaluation.results import Result
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if there is one.")]
@@ -45,3 +51,28 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     width = max(map(len, result), default=0)
     for key, value in result.items():
         print(f"{key:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def print_evaluation(model: str, result: Result, as_json: bool, **more: Any) -> None:
+    """Prints a result of an evaluation on stdout, and writes it into the run folder if the model is one.
+
+    Args:
+        model: The model, as the user named it.
+        result: The result.
+        as_json: Whether to print one JSON object instead of a line a score.
+        more: What the JSON object holds beside the result.
+    """
+    from plm_composer.evaluation.results import write_result
+    from plm_composer.run_folder import RunFolder
+
+    run = RunFolder(Path(model))
+    if run.config.is_file() and run.holds_a_run():
+        print(f"written: {write_result(run.path, result)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"model": model, **dataclasses.asdict(result), **more}))
+        return
+    lines = {"model": model, "data": result.name, **result.settings}
+    for name, score in result.scores.items():
+        interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
+        lines[name] = f"{score.value:.4f}{interval}"
+    print_result(lines, as_json=False)
