@@ -61,6 +61,7 @@ def contacts(
         score_structures,
         summarise,
     )
+    from plm_composer.files.atomic import check_writable
     from plm_composer.files.matrices import check_matrices, writing_matrices
     from plm_composer.inference.load import load_trained
     from plm_composer.model.predict import Place
@@ -75,6 +76,8 @@ def contacts(
         raise UserError(f"{fasta}: holds no proteins")
     if out:
         check_matrices(out, [name for name, _ in records] or [each.name for each in chains])
+    if save_regression:
+        check_writable(save_regression)
     loaded = load_trained(model, trust, head_required=method == "jacobian").model
     method = method or ("attention" if train or regression else "head")
     fitted: Regression | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError, first_line
-from plm_composer.files.atomic import replacing
+from plm_composer.files.atomic import check_writable, replacing
 
 _HDF5_ERROR = re.compile("error message = '([^']*)'")
 """What HDF5 says of a failed system call, among much else."""
@@ -56,15 +55,7 @@ def check_matrices(path: Path, names: list[str]) -> None:
     """
     if path.suffix not in _FORMATS:
         raise UserError(f"{path}: the file must end in {', '.join(_FORMATS)}")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    check_writable(path)
     seen: set[str] = set()
     for name in names:
         if not name or any(part in ("", ".", "..") for part in name.split("/")):
