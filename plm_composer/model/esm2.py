@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from plm_composer.errors import UserError
 from plm_composer.model.batch_layouts import Layout, PackedLayout, PaddedLayout, RecordingLayout
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
-from plm_composer.model.contact_maps import corrected_maps
+from plm_composer.model.contact_maps import ContactMaps
 from plm_composer.model.layer_drop import apply_to_kept, draw_kept, drop_rates
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
@@ -158,18 +158,17 @@ class ESM2ContactHead(nn.Module):
         # Frozen: no loss reaches it, and DDP waits for the gradient of every trainable parameter.
         self.regression.requires_grad_(False)
 
-    def layer_logits(self, layer: int, maps: Tensor) -> Tensor:
+    def layer_logits(self, layer: int, maps: ContactMaps) -> Tensor:
         """One layer's contribution to the contact logits.
 
         Args:
             layer: Index of the layer.
-            maps: Corrected maps of the layer, shape (proteins, heads, residues, residues).
+            maps: Maps of the layer.
 
         Returns:
             Shape (proteins, residues, residues).
         """
-        weight = self.regression.weight[0, layer * self.num_heads : (layer + 1) * self.num_heads]
-        return torch.einsum("phij,h->pij", maps, weight.to(maps.dtype))
+        return maps.weighted(self.regression.weight[0, layer * self.num_heads : (layer + 1) * self.num_heads])
 
 
 class ESM2(nn.Module):
@@ -252,7 +251,7 @@ class ESM2(nn.Module):
         table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight
         return self.lm_head(hidden_states, table)
 
-    def contact_maps(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Iterator[Tensor]:
+    def contact_maps(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Iterator[ContactMaps]:
         """Computes what contacts are predicted from, layer by layer: all of a long protein would take gigabytes.
 
         Args:
@@ -260,15 +259,14 @@ class ESM2(nn.Module):
             attention_mask: Nonzero on tokens, shape of ``input_ids``; None for all but ``<pad>``.
 
         Yields:
-            Symmetrised and corrected attention maps of a layer (``contact_maps.py``), shape
-            (proteins, heads, length - 2, length - 2), fp32 or better; rows and columns of ``<eos>`` and of padding are
-            meaningless.
+            Symmetrised and corrected attention maps of a layer, fp32 or better; rows and columns of ``<eos>`` and of
+            padding are meaningless.
         """
         layout = RecordingLayout(_token_mask(input_ids, attention_mask), self.config, self.embedding.weight.dtype)
         x = self._embed(input_ids, layout)
         for block in self.blocks:
             x = block(x, layout)
-            yield corrected_maps(layout.maps.pop(), input_ids != EOS_ID)
+            yield ContactMaps(layout.maps.pop(), input_ids != EOS_ID)
 
     def predict_contacts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Predicts the probability that two residues are in contact, as fair-esm and transformers do.

@@ -34,8 +34,9 @@ PENALTY = 0.15
 """The regression's C: the inverse strength of its L1 penalty."""
 LEAST_SEPARATION = 6
 """Smallest separation of the pairs that the regression is fitted on."""
-_PAIRS_OF_A_BATCH = 1 << 20
-"""Most pairs of residues in a batch, since attention maps take memory by pairs; a longer protein is one of its own."""
+_PAIRS_OF_A_BATCH = {"cpu": 1 << 16, "cuda": 1 << 21}
+"""Most pairs of residues in a batch, since attention maps take memory by pairs; a longer protein is one of its own.
+On a CPU the maps should stay in its caches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def predict_by_attention(
         with torch.inference_mode(), place.autocast():
             logits = torch.zeros((), device=place.device) + regression.intercept
             for layer, maps in enumerate(model.contact_maps(batch)):
-                logits = logits + torch.einsum("phij,h->pij", maps, weights[layer].to(maps.dtype))
+                logits = logits + maps.weighted(weights[layer])
             probabilities = logits.sigmoid().float().cpu().numpy()
         for row, index in enumerate(group):
             residues = len(proteins[index])
@@ -167,7 +168,7 @@ def fit_regression(model: ESM2, structures: Sequence[Structure], place: Place = 
             for layer, maps in enumerate(model.contact_maps(batch)):
                 for row, index in enumerate(group):
                     rows, columns = (torch.from_numpy(at).to(place.device) for at in pairs[index])
-                    kept = maps[row][:, rows, columns].float().cpu().numpy()  # (heads, pairs)
+                    kept = maps.at(row, rows, columns).float().cpu().numpy()  # (heads, pairs)
                     at = slice(ends[index] - kept.shape[1], ends[index])
                     features[at, layer * heads : (layer + 1) * heads] = kept.T
     weights, intercept = fit_logistic(features, contacts)
@@ -244,7 +245,7 @@ def _padded_batches(
     tokens = [torch.from_numpy(tokenize(protein)) for protein in proteins]
     squares = [len(each) ** 2 for each in tokens]
     with tqdm(total=len(tokens), desc=description, unit="protein", disable=not place.progress) as bar:
-        for group in group_by_tokens(squares, _PAIRS_OF_A_BATCH):
+        for group in group_by_tokens(squares, _PAIRS_OF_A_BATCH[torch.device(place.device).type]):
             rows = [tokens[index] for index in group]
             yield group, torch.nn.utils.rnn.pad_sequence(rows, True, PAD_ID).to(place.device)
             bar.update(len(group))

@@ -13,6 +13,7 @@ from esm.modules import apc, symmetrize
 
 from plm_composer.errors import UserError
 from plm_composer.evaluation.contacts.attention import (
+    _PAIRS_OF_A_BATCH,
     Regression,
     fit_logistic,
     fit_regression,
@@ -52,7 +53,7 @@ def test_maps_and_contacts_are_those_of_fair_esm() -> None:
         with torch.no_grad():
             expected = theirs.predict_contacts(tokens)[0].numpy()
             attention = theirs(tokens, need_head_weights=True)["attentions"][0, :, :, 1:-1, 1:-1]
-            maps = torch.stack([each[0] for each in ours.contact_maps(tokens)])
+            maps = torch.stack([each.corrected()[0] for each in ours.contact_maps(tokens)])
         np.testing.assert_allclose(found[index], expected, rtol=0, atol=1e-5)
         torch.testing.assert_close(maps[..., :-1, :-1] if maps.shape[-1] > len(protein) else maps,
                                    apc(symmetrize(attention)), rtol=0, atol=1e-6)  # fmt: skip
@@ -90,7 +91,7 @@ def _planted(model: ESM2, lengths: tuple[int, ...], layer: int, head: int) -> li
     for seed, length in enumerate(lengths):
         sequence = _random_protein(length, seed + 10 * length)
         with torch.no_grad():
-            maps = list(model.contact_maps(torch.from_numpy(tokenize(sequence))[None]))[layer][0, head]
+            maps = list(model.contact_maps(torch.from_numpy(tokenize(sequence))[None]))[layer].corrected()[0, head]
         maps = maps[:length, :length].numpy()
         contacts = (maps > np.quantile(maps, 0.95)).astype(np.int8)
         contacts[3], contacts[:, 3] = -1, -1  # a residue that is not resolved
@@ -114,7 +115,7 @@ def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _sharp_model()
     structures = _planted(model, (60, 45, 70), 1, 2)
     together = fit_regression(model, structures)
-    monkeypatch.setattr("plm_composer.evaluation.contacts.attention._PAIRS_OF_A_BATCH", 1)
+    monkeypatch.setitem(_PAIRS_OF_A_BATCH, "cpu", 1)
     alone = fit_regression(model, structures, Place())
     np.testing.assert_allclose(alone.weights, together.weights, atol=1e-3)
 
