@@ -39,7 +39,7 @@ def precisions(scores: npt.NDArray[np.float32], contacts: ContactArray) -> dict[
     """Computes the precision of the highest-scored pairs of one protein.
 
     Of ``L / k`` pairs, rounded down but at least one, where L is the length of the whole chain; of all pairs of a range
-    that has fewer.
+    that has fewer. Where pairs of equal score compete for the last places, each gets its share of them.
 
     Args:
         scores: Scores of pairs, higher for a contact, shape (length, length), symmetric.
@@ -51,12 +51,21 @@ def precisions(scores: npt.NDArray[np.float32], contacts: ContactArray) -> dict[
     found = {}
     for name, (least, below) in RANGES.items():
         rows, columns = pairs_of(contacts, least, below)
-        order = np.argsort(-scores[rows, columns], kind="stable")
-        in_contact = contacts[rows, columns][order] == 1
+        ranked, in_contact = scores[rows, columns], contacts[rows, columns] == 1
         for depth, divisor in DEPTHS.items():
-            top = in_contact[: max(1, len(contacts) // divisor)]
-            found[f"{name}_precision_at_{depth}"] = float(top.mean()) if len(top) else float("nan")
+            found[f"{name}_precision_at_{depth}"] = _share(ranked, in_contact, max(1, len(contacts) // divisor))
     return found
+
+
+def _share(ranked: npt.NDArray[np.float32], in_contact: npt.NDArray[np.bool_], count: int) -> float:
+    """Share of contacts among the highest-scored pairs, on average over the orders of pairs of equal score."""
+    count = min(count, len(ranked))
+    if not count:
+        return float("nan")
+    last = np.partition(ranked, len(ranked) - count)[len(ranked) - count]
+    above, equal = ranked > last, ranked == last
+    drawn = (count - above.sum()) * in_contact[equal].mean()
+    return float((in_contact[above].sum() + drawn) / count)
 
 
 def average(found: Sequence[Mapping[str, float]]) -> dict[str, Score]:

@@ -36,6 +36,18 @@ def test_by_hand() -> None:
     assert found["medium_precision_at_L5"] == 0
 
 
+def test_equal_scores_share_the_last_places() -> None:
+    contacts = np.zeros((LENGTH, LENGTH), np.int8)
+    contacts[0, 24:] = 1
+    share = (LENGTH - 24) / 21
+    found = precisions(np.zeros((LENGTH, LENGTH), np.float32), _symmetric(contacts))
+    assert found["long_precision_at_L5"] == pytest.approx(share)  # whatever the order of pairs
+    scores = np.zeros((LENGTH, LENGTH), np.float32)
+    scores[0, 24] = 1
+    found = precisions(_symmetric(scores), _symmetric(contacts))
+    assert found["long_precision_at_L5"] == pytest.approx((1 + 5 * (LENGTH - 25) / 20) / 6)
+
+
 def test_random_scores_by_a_plain_loop() -> None:
     rng = np.random.default_rng(0)
     length = 67
