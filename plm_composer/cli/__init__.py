@@ -9,11 +9,13 @@ import typer
 
 from plm_composer.cli.ablate import ablate
 from plm_composer.cli.configs import config, init, recipes
+from plm_composer.cli.contacts import contacts
 from plm_composer.cli.convert import convert, verify
 from plm_composer.cli.embed import embed
 from plm_composer.cli.evaluate import evaluate
 from plm_composer.cli.export import export
 from plm_composer.cli.perplexity import perplexity
+from plm_composer.cli.probe import probe
 from plm_composer.cli.score import score
 from plm_composer.cli.train import train
 from plm_composer.errors import run_command
@@ -25,7 +27,9 @@ app = typer.Typer(
     help="Train, evaluate and use protein language models.",
 )
 app.add_typer(convert, name="convert")
-for command in (train, init, config, recipes, verify, evaluate, perplexity, score, export, embed, ablate):
+for command in (
+    train, init, config, recipes, verify, evaluate, perplexity, score, contacts, probe, embed, export, ablate,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -15,6 +15,9 @@ def export(
     checkpoint: Model,
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     data: Annotated[str | None, typer.Option(help="Score the model on these proteins for its card.")] = None,
+    contacts: Annotated[
+        Path | None, typer.Option(help="Give it this contact head: what plm contacts --save-regression wrote.")
+    ] = None,
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
@@ -26,6 +29,10 @@ def export(
 
     check_export(out)
     loaded = load_trained(checkpoint, trust)
+    if contacts is not None:
+        from plm_composer.evaluation.contacts.attention import load_regression, put_regression
+
+        put_regression(loaded.model, load_regression(contacts))
     scores: dict[str, Any] = {}
     if data is not None:
         evaluation = dataclasses.asdict(run_evaluation(loaded.model, read_proteins(data), progress=True))

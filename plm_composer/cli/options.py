@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -32,8 +33,9 @@ def keep_result(model: str, result: Result) -> None:
     from plm_composer.evaluation.results import write_result
     from plm_composer.run_folder import RunFolder
 
-    if RunFolder(Path(model)).config.is_file():
-        print(f"written: {write_result(Path(model), result)}", file=sys.stderr)
+    run = RunFolder(Path(model))
+    if run.config.is_file() and run.holds_a_run():
+        print(f"written: {write_result(run.path, result)}", file=sys.stderr)
 
 
 def place_of(device: str | None, precision: str) -> dict[str, Any]:
@@ -64,3 +66,23 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
     width = max(map(len, result), default=0)
     for key, value in result.items():
         print(f"{key:<{width}}  {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+def print_evaluation(model: str, result: Result, as_json: bool, **more: Any) -> None:
+    """Prints a result of an evaluation on stdout, and writes it into the run folder if the model is one.
+
+    Args:
+        model: The model, as the user named it.
+        result: The result.
+        as_json: Whether to print one JSON object instead of a line a score.
+        more: What the JSON object holds beside the result.
+    """
+    keep_result(model, result)
+    if as_json:
+        print(json.dumps({"model": model, **dataclasses.asdict(result), **more}))
+        return
+    lines = {"model": model, "data": result.name, **result.settings}
+    for name, score in result.scores.items():
+        interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
+        lines[name] = f"{score.value:.4f}{interval}"
+    print_result(lines, as_json=False)

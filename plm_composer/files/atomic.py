@@ -6,8 +6,11 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from plm_composer.errors import UserError
 
 PARTIAL = "partial-"
 """Prefix of the name of a file that is being written."""
@@ -51,6 +54,26 @@ def replacing(path: Path) -> Iterator[Path]:
     except Exception:
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Checks that a file can be written, before what goes into it is computed.
+
+    Args:
+        path: The file, which need not exist.
+
+    Raises:
+        UserError: The folder does not exist or cannot be written, or the path is a folder.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def link_to(path: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ Shapes: ``...`` is (proteins, length) in a padded batch and (tokens,) in a packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from plm_composer.errors import UserError
 from plm_composer.model.batch_layouts import Layout, PackedLayout, PaddedLayout, RecordingLayout
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
+from plm_composer.model.contact_maps import ContactMaps
 from plm_composer.model.layer_drop import apply_to_kept, draw_kept, drop_rates
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
@@ -157,23 +158,17 @@ class ESM2ContactHead(nn.Module):
         # Frozen: no loss reaches it, and DDP waits for the gradient of every trainable parameter.
         self.regression.requires_grad_(False)
 
-    def layer_logits(self, layer: int, maps: Tensor, keep: Tensor) -> Tensor:
+    def layer_logits(self, layer: int, maps: ContactMaps) -> Tensor:
         """One layer's contribution to the contact logits.
 
         Args:
             layer: Index of the layer.
-            maps: Attention maps of the layer, shape (proteins, heads, length, length).
-            keep: True on residues, False on special tokens to leave out, shape (proteins, length).
+            maps: Maps of the layer.
 
         Returns:
-            Shape (proteins, length - 2, length - 2): without the first and the last position.
+            Shape (proteins, residues, residues).
         """
-        maps = (maps * (keep[:, None, :, None] & keep[:, None, None, :]))[..., 1:-1, 1:-1]
-        maps = maps + maps.transpose(-1, -2)
-        # Average product correction (Dunn et al. 2008).
-        expected = maps.sum(-1, keepdim=True) * maps.sum(-2, keepdim=True) / maps.sum((-1, -2), keepdim=True)
-        weight = self.regression.weight[0, layer * self.num_heads : (layer + 1) * self.num_heads]
-        return torch.einsum("phij,h->pij", maps - expected, weight.to(maps.dtype))
+        return maps.weighted(self.regression.weight[0, layer * self.num_heads : (layer + 1) * self.num_heads])
 
 
 class ESM2(nn.Module):
@@ -256,6 +251,23 @@ class ESM2(nn.Module):
         table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight
         return self.lm_head(hidden_states, table)
 
+    def contact_maps(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Iterator[ContactMaps]:
+        """Computes what contacts are predicted from, layer by layer: all of a long protein would take gigabytes.
+
+        Args:
+            input_ids: Padded batch with ``<cls>`` first and ``<eos>`` last in each protein, (proteins, length).
+            attention_mask: Nonzero on tokens, shape of ``input_ids``; None for all but ``<pad>``.
+
+        Yields:
+            Symmetrised and corrected attention maps of a layer, fp32 or better; rows and columns of ``<eos>`` and of
+            padding are meaningless.
+        """
+        layout = RecordingLayout(_token_mask(input_ids, attention_mask), self.config, self.embedding.weight.dtype)
+        x = self._embed(input_ids, layout)
+        for block in self.blocks:
+            x = block(x, layout)
+            yield ContactMaps(layout.maps.pop(), input_ids != EOS_ID)
+
     def predict_contacts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Predicts the probability that two residues are in contact, as fair-esm and transformers do.
 
@@ -272,14 +284,9 @@ class ESM2(nn.Module):
         """
         if not self.config.contact_head:
             raise UserError("this model cannot predict contacts: it has no contact head (model.contact_head is false)")
-        is_token = _token_mask(input_ids, attention_mask)
-        layout = RecordingLayout(is_token, self.config, self.embedding.weight.dtype)
-        x = self._embed(input_ids, layout)
         logits: Tensor = self.contact_head.regression.bias
-        for layer, block in enumerate(self.blocks):
-            x = block(x, layout)
-            # Layer by layer, because all maps of a long protein together would take gigabytes.
-            logits = logits + self.contact_head.layer_logits(layer, layout.maps.pop(), input_ids != EOS_ID)
+        for layer, maps in enumerate(self.contact_maps(input_ids, attention_mask)):
+            logits = logits + self.contact_head.layer_logits(layer, maps)
         return logits.sigmoid()
 
     def _layout(

@@ -44,6 +44,15 @@ def test_attention(repository, tmp_path) -> None:
     assert all(row["milliseconds"] > 0 for row in rows)
 
 
+def test_contacts(repository, tmp_path) -> None:
+    rows = run(
+        repository, tmp_path, "contacts", "--length", "12", "--proteins", "2", "--jacobian-length", "4",
+        "--fit-pairs", "200", "--repeats", "1",
+    )  # fmt: skip
+    assert [row["implementation"] for row in rows][1::2] == ["ours", "ours"]
+    assert all(row["seconds"] > 0 for row in rows)
+
+
 @pytest.mark.slow
 def test_loop(repository, tmp_path, tiny) -> None:
     yaml = repository / "yamls" / "esm2_small.yaml"

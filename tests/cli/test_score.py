@@ -77,7 +77,7 @@ def test_several_assays_are_averaged_as_the_leaderboard_does(model: Path, assay:
 def test_a_result_is_kept_in_the_run_folder(model: Path, assay: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("{}")
+    (run / "config.yaml").write_text("# The resolved config of a run, written by plm-composer.\n")
     (run / "export").symlink_to(model)
     assert plm("score", run, assay, "--method", "wt-marginals").exit_code == 0
     [kept] = read_results(run)

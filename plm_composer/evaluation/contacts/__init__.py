@@ -1,0 +1,1 @@
+"""Contacts between residues, predicted by a language model and compared with structures."""
