@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from composer.utils import dist
 
 from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
 from plm_composer.errors import UserError
@@ -65,8 +66,8 @@ class ProteinGym(ScheduledEvaluation):
         self.assays: list[Assay] = [draw_mutants(assay, max_mutants, seed) for assay in whole]
 
     def tokens(self) -> int:
-        """Number of tokens that one evaluation sends through the model, nearly."""
-        return sum(_count_tokens(self.method, assay) for assay in self.assays)
+        """Number of tokens that one evaluation sends through the model on the busiest process, nearly."""
+        return -(-sum(_count_tokens(self.method, assay) for assay in self.assays) // dist.get_world_size())
 
     def evaluate(self, model: ESM2, place: Place) -> list[Result]:
         """Scores the mutants and compares them with what was measured."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from composer import Callback, Logger, State
 from composer.core import Event
-from composer.utils import create_interval_scheduler, dist
+from composer.utils import create_interval_scheduler
 
 from plm_composer.callbacks.evaluated_model import evaluated_model, evaluation_place
 from plm_composer.callbacks.order import Position
@@ -61,7 +61,7 @@ class ScheduledEvaluation(Callback, abc.ABC):
 
     @abc.abstractmethod
     def tokens(self) -> int:
-        """Number of tokens that one evaluation sends through the model, on all processes together."""
+        """Number of tokens that one evaluation sends through the model on the busiest process, nearly."""
 
     @abc.abstractmethod
     def evaluate(self, model: ESM2, place: Place) -> Iterable[Result]:
@@ -87,8 +87,8 @@ class ScheduledEvaluation(Callback, abc.ABC):
             state: State of the Trainer.
         """
         place = evaluation_place(state, self.batch_tokens)
-        own_share = -(-self.tokens() // dist.get_world_size())
-        count = max(1, min(own_share, self.batch_tokens) // _CALIBRATION_LENGTH)
+        tokens = self.tokens()
+        count = max(1, min(tokens, self.batch_tokens) // _CALIBRATION_LENGTH)
         drawn = np.random.default_rng(0).integers(STANDARD_IDS.start, STANDARD_IDS.stop, (count, _CALIBRATION_LENGTH))
         lengths = [_CALIBRATION_LENGTH] * count
         device = torch.device(place.device)
@@ -98,7 +98,7 @@ class ScheduledEvaluation(Callback, abc.ABC):
                 list(predict_logits(model, lengths, lambda index: Query(drawn[index], np.array([1])), place))
                 synchronize(device)
                 seconds = time.perf_counter() - start
-        return seconds * own_share / (count * _CALIBRATION_LENGTH)
+        return seconds * tokens / (count * _CALIBRATION_LENGTH)
 
     def _evaluate_if_due(self, event: Event, state: State, logger: Logger) -> None:
         batch = int(state.timestamp.batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from plm_composer.callbacks.proteingym import ProteinGym
 from plm_composer.config.registry import Component
 from plm_composer.errors import UserError
+from plm_composer.evaluation.contacts.evaluate import evaluate_contacts
+from plm_composer.evaluation.contacts.structures import read_structure
+from plm_composer.evaluation.probes.evaluate import run_probe
+from plm_composer.evaluation.probes.tables import read_probe_table
 from plm_composer.evaluation.results import read_results
 from plm_composer.evaluation.variants.assays import read_assay
 from plm_composer.evaluation.variants.evaluate import draw_mutants
@@ -21,6 +26,7 @@ from plm_composer.sample import VAL_FASTA
 from plm_composer.shards.inputs.fasta import read_fasta
 from tests.commands import REPOSITORY, TINY, run_in
 
+STRUCTURES = Path(__file__).parent.parent / "evaluation" / "contacts" / "data"
 ASSAYS = ("A", "B")
 MUTANTS = 40
 
@@ -39,6 +45,18 @@ def assays(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{protein[index]}{index + 1}{mutant},{sequence},{generator.normal():.4f}\n")
         (folder / f"{name}.csv").write_text("mutant,mutated_sequence,DMS_score\n" + "".join(rows))
     return folder
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real proteins, with the share of alanine as their target."""
+    path = tmp_path_factory.mktemp("table") / "alanine.csv"
+    rows = ["sequence,target,set\n"]
+    for number, (_, residues) in enumerate(itertools.islice(read_fasta(VAL_FASTA), 30)):
+        protein = residues.decode()
+        rows.append(f"{protein},{protein.count('A') / len(protein)},{'test' if number % 3 == 0 else 'train'}\n")
+    path.write_text("".join(rows))
+    return path
 
 
 def train(scratch: Path, shards: Path, assays: Path, name: str, *overrides: str, processes: int = 1) -> Path:
@@ -79,14 +97,34 @@ def test_scores_are_those_of_the_saved_model_and_training_does_not_notice(
     assert logged(with_it, "metrics/proteingym/ndcg").keys() == {4, 6}
 
 
-def test_a_sharded_model_on_two_processes_is_scored_whole(tmp_path: Path, small_set: Path, assays: Path) -> None:
+def test_a_sharded_model_on_two_processes_is_scored_whole(
+    tmp_path: Path, small_set: Path, assays: Path, table: Path
+) -> None:
+    scored, fitted = [STRUCTURES / "4CUP.cif.gz", STRUCTURES / "1A8O.cif.gz"], [STRUCTURES / "1A7G.cif.gz"]
     folder = train(
         tmp_path, small_set / "shards", assays, "sharded", "recipe=fsdp",
-        "callbacks.proteingym.method=masked-marginals", processes=2,
+        "callbacks.proteingym.method=masked-marginals",
+        f"callbacks.contacts.structures=[{','.join(map(str, scored))}]",
+        f"callbacks.contacts.train_structures=[{fitted[0]}]", "callbacks.contacts.interval=1dur",
+        f"callbacks.probe.table={table}", "callbacks.probe.target=target", "callbacks.probe.interval=1dur",
+        processes=2,
     )  # fmt: skip
     found = logged(folder, "metrics/proteingym/spearman of B")
     assert list(found) == [4, 6]
     assert found[6] == pytest.approx(expected(folder, assays, "masked-marginals", "B"), abs=1e-6)
+
+    model = load_trained(folder).model
+    chains, others = ([read_structure(path) for path in paths] for paths in (scored, fitted))
+    contacts = evaluate_contacts(model, chains, "attention", train=others)
+    probe = run_probe(model, read_probe_table(table, "target")).result
+    kept = {result.kind: result for result in read_results(folder)}
+    assert kept.keys() == {"contacts", "probe", "variants"}
+    for result in (contacts, probe):
+        assert len(result.scores) > 2
+        for name, score in result.scores.items():
+            assert kept[result.kind].scores[name].value == pytest.approx(score.value, abs=1e-3), name
+            [value] = logged(folder, f"metrics/{result.kind}/{name}").values()
+            assert value == pytest.approx(score.value, abs=1e-3)
 
 
 @pytest.mark.parametrize(
