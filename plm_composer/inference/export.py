@@ -15,29 +15,27 @@ from plm_composer.errors import UserError
 from plm_composer.files.owned import check_replaceable, replacing_files
 from plm_composer.model.cost import parameter_count
 from plm_composer.model.esm2 import ESM2
+from plm_composer.model.weights.huggingface_config import CODE_FILES
 from plm_composer.model.weights.huggingface_folder import save_huggingface
 from plm_composer.model.weights.naming import inexpressible
 
-_TOKENIZER = ("tokenizer = AutoTokenizer.from_pretrained(FOLDER)", "```")
-_USAGE = (
-    "```python",
-    "from transformers import AutoTokenizer, EsmForMaskedLM",
-    "model = EsmForMaskedLM.from_pretrained(FOLDER)",
-    *_TOKENIZER,
-)
-_VARIANT_USAGE = (
-    "```python",
-    "from plm_composer import load_model",
-    "from transformers import AutoTokenizer",
-    "model = load_model(FOLDER)",
-    *_TOKENIZER,
-)
+_USAGE = """```python
+from transformers import AutoTokenizer, EsmForMaskedLM
+model = EsmForMaskedLM.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+```"""
+_VARIANT_USAGE = """```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+model = AutoModelForMaskedLM.from_pretrained(FOLDER, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
+```"""
 
 
 EXPORTED = (
     "config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "README.md",
+    *CODE_FILES,
 )  # fmt: skip
-"""The files of an export."""
+"""The files of an export; only that of a variant has code."""
 _KEY_FILE = "config.json"
 _ADVICE = "move it away, or choose another folder"
 
@@ -57,8 +55,8 @@ def check_export(folder: Path) -> None:
 def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Mapping[str, float]) -> None:
     """Writes a folder that ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and a model card, ``README.md``.
 
-    A model that ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.load_model`` only, as the card says.
-    The export appears complete or not at all.
+    The folder of a model that ``EsmForMaskedLM`` cannot compute brings its own code, as the card says. The export
+    appears complete or not at all.
 
     Args:
         model: The model, unsharded, on the CPU.
@@ -107,9 +105,9 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
     variant = inexpressible(config)
     lines = [
         "---",
-        f"library_name: {'plm-composer' if variant else 'transformers'}",
+        "library_name: transformers",
         "pipeline_tag: fill-mask",
-        "tags: [protein, esm, masked-lm]",
+        f"tags: [protein, esm, masked-lm{', custom_code' if variant else ''}]",
         "---",
         f"# {name}",
         "",
@@ -117,11 +115,16 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, {config.num_attention_heads} heads. "
         f"Trained with plm-composer {version('plm-composer')}.",
         "",
-        *(_VARIANT_USAGE if variant else _USAGE),
+        _VARIANT_USAGE if variant else _USAGE,
     ]
     if variant:
         fields = ", ".join(f"`{name}: {getattr(config, name)}`" for name in variant)
-        lines += ["", f"`transformers` has no class for the fields in which it differs from ESM2: {fields}."]
+        lines += [
+            "",
+            f"`transformers` has no class for the fields in which it differs from ESM2: {fields}. This folder holds "
+            f"the code that computes them, `{CODE_FILES[-1]}`; `trust_remote_code=True` allows it to run. "
+            "`plm_composer.load_model(FOLDER)` needs none of it.",
+        ]
     if scores:
         lines += [
             "",

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from plm_composer.errors import UserError
-from plm_composer.inference.export import export_model
+from plm_composer.files.owned import LIST
+from plm_composer.inference.export import EXPORTED, check_export, export_model
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
+from plm_composer.model.weights.huggingface_config import CODE_FILES
 from plm_composer.run.train import describe_result
 from plm_composer.run_folder import RunFolder
 from tests.disks import SmallDisk
@@ -26,10 +28,14 @@ SMALL = ESM2Config(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, i
     [
         ({}, "transformers.EsmForMaskedLM.from_pretrained"),
         ({"residual_scale": 0.5, "output_bias": False}, "transformers.EsmForMaskedLM.from_pretrained"),
-        ({"normalization": "rmsnorm", "feed_forward": "swiglu"}, "plm_composer.load_model"),
+        (
+            {"normalization": "rmsnorm", "feed_forward": "swiglu"},
+            "transformers.AutoModelForMaskedLM.from_pretrained, trust_remote_code=True",
+        ),
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("modules_cache")
 @torch.no_grad()
 def test_the_card_and_the_summary_load_the_model(changes: dict[str, Any], loader: str, tmp_path: Path) -> None:
     model = ESM2(dataclasses.replace(SMALL, **changes)).eval()
@@ -42,8 +48,25 @@ def test_the_card_and_the_summary_load_the_model(changes: dict[str, Any], loader
     made: dict[str, Any] = {"FOLDER": str(folder.export)}
     exec(code[1], made)
     ids = torch.tensor([made["tokenizer"]("MKVLA")["input_ids"]])
-    loaded = made["model"].eval()(ids)
-    torch.testing.assert_close(getattr(loaded, "logits", loaded), model(ids), rtol=0, atol=1e-5)
+    torch.testing.assert_close(made["model"].eval()(ids).logits, model(ids), rtol=0, atol=1e-5)
+
+
+def test_a_plain_export_replaces_that_of_a_variant_and_its_code(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for model, code in ((ESM2(dataclasses.replace(SMALL, qk_norm=True)), True), (ESM2(SMALL), False)):
+        check_export(folder)
+        export_model(model, folder, None, {})
+        names = {path.name for path in folder.iterdir()}
+        assert names <= {*EXPORTED, LIST}
+        assert names.isdisjoint(CODE_FILES) != code
+        card = (folder / "README.md").read_text()
+        assert ("custom_code" in card) == code and "library_name: transformers" in card
+
+
+def test_code_of_others_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / CODE_FILES[0]).write_text("mine")
+    with pytest.raises(UserError, match=f"{CODE_FILES[0]} would be replaced, but was not written by us"):
+        check_export(tmp_path)
 
 
 def test_a_full_disk_leaves_the_earlier_export_as_it_was(small_disk: SmallDisk) -> None:
