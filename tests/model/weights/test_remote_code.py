@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import functools
 import json
@@ -75,6 +76,8 @@ def test_every_variant_has_our_logits_padding_and_contacts(name: str, tmp_path: 
         close(model(protein[mask][None]).logits[0], padded[mask], SAME)
     hidden = AutoModel.from_pretrained(tmp_path, **TRUSTED).eval()(**batch).last_hidden_state
     close(hidden[tokens], own.hidden_states(**batch)[tokens], SAME)
+    precise = copy.deepcopy(own).double()(**batch)
+    close(theirs(tmp_path).double()(**batch).logits[tokens], precise[tokens], 1e-10)
     residues = (tokens & (batch["input_ids"] != EOS_ID))[:, 1:-1]
     if own.config.contact_head:
         found, expected = (each.predict_contacts(batch["input_ids"], batch["attention_mask"]) for each in (model, own))

@@ -86,8 +86,10 @@ class Batch:
             return x
         cosine, sine = self.rotary
         first, second = x.to(cosine.dtype).chunk(2, dim=-1)
-        halves = (first * cosine - second * sine, second * cosine + first * sine)
-        return torch.cat(halves, dim=-1).to(x.dtype)
+        # In the order, and with the roundings, of plm-composer's own rotation.
+        turned_first = torch.addcmul(first * cosine, second, sine, value=-1)
+        turned_second = torch.addcmul(second * cosine, first, sine)
+        return torch.cat((turned_first, turned_second), dim=-1).to(x.dtype)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
         """Attends within each protein.
