@@ -35,6 +35,16 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the code that ``transformers`` copies from the folders of models in a folder of these tests."""
+    import transformers.dynamic_module_utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
 @pytest.fixture
 def write_shards(tmp_path: Path) -> WriteShards:
     """Writes proteins as one split, in many small shards."""

@@ -1,5 +1,6 @@
 """The ``plm`` command, as a user types it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,8 +10,9 @@ from transformers import AutoTokenizer, EsmForMaskedLM
 from typer.testing import CliRunner
 
 from plm_composer.cli import app
-from plm_composer.model.weights.huggingface_folder import read_config
+from plm_composer.model.weights.huggingface_folder import read_config, save_huggingface
 from plm_composer.sample import VAL_FASTA
+from tests.model.small_models import SMALL, make_model
 
 
 def plm(*arguments: object):
@@ -99,6 +101,18 @@ def test_export_with_scores(finished_run, tmp_path) -> None:
     refused = str(plm("export", finished_run.folder, tmp_path / "mine").exception)
     assert "config.json would be replaced, but was not written by us" in refused
     assert (tmp_path / "mine" / "config.json").read_text() == "years"
+
+
+def test_export_for_fair_esm(finished_run, tmp_path) -> None:
+    result_of("export", finished_run.folder, tmp_path / "out", "--format", "fair-esm")
+    assert (tmp_path / "out" / "esm2_model-contact-regression.pt").is_file()
+    assert result_of("evaluate", tmp_path / "out" / "esm2_model.pt", "--data", VAL_FASTA, "--limit", 1)["proteins"] == 1
+    refused = str(plm("export", finished_run.folder, tmp_path / "other", "--format", "onnx").exception)
+    assert refused == "--format: there is no 'onnx'; choose from huggingface, fair-esm"
+    save_huggingface(make_model(dataclasses.replace(SMALL, qk_norm=True)), tmp_path / "variant")
+    refused = str(plm("export", tmp_path / "variant", tmp_path / "other", "--format", "fair-esm").exception)
+    assert "model.qk_norm: fair-esm supports only ESM2's own value; export to Hugging Face instead" in refused
+    assert not (tmp_path / "other").exists()
 
 
 def test_export_goes_where_it_is_told(finished_run, tmp_path, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Exports a trained model as a Hugging Face folder, with a model card."""
+"""Exports a trained model for ``transformers`` or ``fair-esm``, with a model card."""
 
 from __future__ import annotations
 
@@ -13,66 +13,56 @@ from plm_composer.config.merge import to_yaml
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.files.owned import check_replaceable, replacing_files
+from plm_composer.inference.export_formats import CARD, HUGGINGFACE, Format
 from plm_composer.model.cost import parameter_count
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.weights.huggingface_folder import save_huggingface
+from plm_composer.model.weights.huggingface_config import CODE_FILES
 from plm_composer.model.weights.naming import inexpressible
 
-_TOKENIZER = ("tokenizer = AutoTokenizer.from_pretrained(FOLDER)", "```")
-_USAGE = (
-    "```python",
-    "from transformers import AutoTokenizer, EsmForMaskedLM",
-    "model = EsmForMaskedLM.from_pretrained(FOLDER)",
-    *_TOKENIZER,
-)
-_VARIANT_USAGE = (
-    "```python",
-    "from plm_composer import load_model",
-    "from transformers import AutoTokenizer",
-    "model = load_model(FOLDER)",
-    *_TOKENIZER,
-)
-
-
-EXPORTED = (
-    "config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "README.md",
-)  # fmt: skip
-"""The files of an export."""
-_KEY_FILE = "config.json"
 _ADVICE = "move it away, or choose another folder"
 
 
-def check_export(folder: Path) -> None:
+def check_export(folder: Path, form: Format = HUGGINGFACE) -> None:
     """Checks that a model can be exported to a folder, before the training or loading that precedes the export.
 
     Args:
         folder: Folder of the export. Other files in it stay; an earlier export is replaced unless it was changed.
+        form: The format.
 
     Raises:
         UserError: A file that does not belong to an export is in the way.
     """
-    check_replaceable(folder.resolve(), EXPORTED, _ADVICE)
+    check_replaceable(folder.resolve(), form.files, _ADVICE)
 
 
-def export_model(model: ESM2, folder: Path, run: TrainConfig | None, scores: Mapping[str, float]) -> None:
-    """Writes a folder that ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load, and a model card, ``README.md``.
+def export_model(
+    model: ESM2,
+    folder: Path,
+    run: TrainConfig | None,
+    scores: Mapping[str, float],
+    form: Format = HUGGINGFACE,
+) -> None:
+    """Writes a folder that ``transformers``, or ``fair-esm``, loads, and a model card, ``README.md``.
 
-    A model that ``EsmForMaskedLM`` cannot compute is written for ``plm_composer.load_model`` only, as the card says.
-    The export appears complete or not at all.
+    The Hugging Face folder of a model that ``EsmForMaskedLM`` cannot compute brings its own code, as the card says. The
+    export appears complete or not at all.
 
     Args:
         model: The model, unsharded, on the CPU.
         folder: Folder of the export, as for ``check_export``.
         run: Config of the run that trained the model; None if unknown.
         scores: Metrics of the pinned evaluation, by name; empty if unknown.
+        form: The format.
 
     Raises:
-        UserError: A file that does not belong to an export is in the way, or the folder cannot be written.
+        UserError: A file that does not belong to an export is in the way, the folder cannot be written, or the format
+            cannot represent the model.
     """
+    form.check(model.config)
     try:
-        with replacing_files(folder, _KEY_FILE, _ADVICE) as staging:
-            save_huggingface(model, staging)
-            (staging / "README.md").write_text(model_card(model, run, scores))
+        with replacing_files(folder, form.key_file, _ADVICE) as staging:
+            form.save(model, staging)
+            (staging / CARD).write_text(model_card(model, run, scores, form))
     except OSError as error:
         raise UserError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
 
@@ -94,22 +84,23 @@ def export_run(model: ESM2, config: TrainConfig, folder: Path, scores: Mapping[s
         export_model(whole.eval(), folder, config, scores)
 
 
-def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]) -> str:
+def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float], form: Format = HUGGINGFACE) -> str:
     """Formats the model card: the model, its use, its scores and its training.
 
     Args:
         model: The model.
         run: Config of the run that trained the model; None if unknown.
         scores: Metrics of the pinned evaluation, by name; empty if unknown.
+        form: The format.
     """
     config = model.config
     name = run.run_name if run and run.run_name else "protein language model"
     variant = inexpressible(config)
     lines = [
         "---",
-        f"library_name: {'plm-composer' if variant else 'transformers'}",
+        f"library_name: {form.library}",
         "pipeline_tag: fill-mask",
-        "tags: [protein, esm, masked-lm]",
+        f"tags: [protein, esm, masked-lm{', custom_code' if variant else ''}]",
         "---",
         f"# {name}",
         "",
@@ -117,11 +108,16 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
         f"{config.num_hidden_layers} layers, {config.hidden_size} wide, {config.num_attention_heads} heads. "
         f"Trained with plm-composer {version('plm-composer')}.",
         "",
-        *(_VARIANT_USAGE if variant else _USAGE),
+        form.usage(config),
     ]
     if variant:
         fields = ", ".join(f"`{name}: {getattr(config, name)}`" for name in variant)
-        lines += ["", f"`transformers` has no class for the fields in which it differs from ESM2: {fields}."]
+        lines += [
+            "",
+            f"`transformers` has no class for the fields in which it differs from ESM2: {fields}. This folder holds "
+            f"the code that computes them, `{CODE_FILES[-1]}`; `trust_remote_code=True` allows it to run. "
+            "`plm_composer.load_model(FOLDER)` needs none of it.",
+        ]
     if scores:
         lines += [
             "",

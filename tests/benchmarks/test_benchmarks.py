@@ -111,3 +111,10 @@ def test_memory(repository, tmp_path) -> None:
         assert row["returned"] == pytest.approx(1, rel=0.15)
         # Training on a CPU trades memory for speed: how much is documented, and should not grow unnoticed.
         assert 1 < row["kept"] < 2
+
+
+def test_exports(repository, tmp_path, finished_run) -> None:
+    (row,) = run(repository, tmp_path, "exports", str(finished_run.folder), "--proteins", "2")
+    assert float(row["fp32"]) < 1e-5
+    assert float(row["fp64"]) < 1e-6
+    assert row["logits"] > 0.1

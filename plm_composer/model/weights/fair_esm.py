@@ -8,13 +8,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2_MASK_RATE, ESM2Config
 from plm_composer.model.rotary import rotary_frequencies
-from plm_composer.model.weights.files import read_torch_file
+from plm_composer.model.weights.files import read_torch_file, write_torch_file
 from plm_composer.model.weights.naming import (
     Naming,
     StateDict,
@@ -45,7 +44,8 @@ NAMING = Naming(
 _PREFIX = re.compile(r"^encoder\.(sentence_encoder\.)?")
 _FREQUENCIES = "layers.{}.self_attn.rot_emb.inv_freq"
 _ANY_FREQUENCIES = re.compile(r"(.*\.)?layers\.\d+\.self_attn\.rot_emb\.inv_freq")
-_CONTACT_SUFFIX = "-contact-regression.pt"
+CONTACT_SUFFIX = "-contact-regression.pt"
+"""End of the name of the second file, which holds the contact head."""
 
 
 def fold_embedding_factor(state_dict: StateDict, config: ESM2Config) -> tuple[StateDict, ESM2Config]:
@@ -71,15 +71,11 @@ def fold_embedding_factor(state_dict: StateDict, config: ESM2Config) -> tuple[St
     return folded, dataclasses.replace(config, token_dropout_mask_rate=ESM2_MASK_RATE, embedding_scale=1.0)
 
 
-def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
-    """Converts our state dict to one for ``esm.model.esm2.ESM2.load_state_dict``.
-
-    Args:
-        state_dict: Our state dict.
-        config: Our config.
+def check_fair_esm(config: ESM2Config) -> None:
+    """Checks that fair-esm can represent a model.
 
     Raises:
-        UserError: fair-esm cannot represent the model.
+        UserError: It cannot.
     """
     if fields := inexpressible(config):
         raise UserError(f"model.{fields[0]}: fair-esm supports only ESM2's own value; export to Hugging Face instead")
@@ -91,6 +87,19 @@ def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
         raise UserError("model.tie_word_embeddings: fair-esm supports only tied tables; export to Hugging Face instead")
     if config.layer_norm_eps != 1e-5:
         raise UserError(f"model.layer_norm_eps: fair-esm supports only 1e-5, not {config.layer_norm_eps}")
+
+
+def to_fair_esm(state_dict: StateDict, config: ESM2Config) -> StateDict:
+    """Converts our state dict to one for ``esm.model.esm2.ESM2.load_state_dict``.
+
+    Args:
+        state_dict: Our state dict.
+        config: Our config.
+
+    Raises:
+        UserError: fair-esm cannot represent the model.
+    """
+    check_fair_esm(config)
     foreign = to_foreign(*fold_embedding_factor(state_dict, config), NAMING)
     foreign["lm_head.weight"] = foreign["embed_tokens.weight"]
     for layer in range(config.num_hidden_layers):
@@ -142,7 +151,7 @@ def load_fair_esm(path: str | Path, trust: bool = False) -> tuple[ESM2Config, St
     path = Path(path)
     content = read_torch_file(path, trust)
     state_dict = dict(content.get("model", {}))
-    regression = path.with_name(path.stem + _CONTACT_SUFFIX)
+    regression = path.with_name(path.stem + CONTACT_SUFFIX)
     if regression.exists():
         state_dict.update(read_torch_file(regression, trust).get("model", {}))
     try:
@@ -184,5 +193,5 @@ def save_fair_esm(state_dict: StateDict, config: ESM2Config, path: str | Path) -
         token_dropout=config.token_dropout,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"cfg": {"model": model}, "model": foreign}, path)
-    torch.save({"model": contact}, path.with_name(path.stem + _CONTACT_SUFFIX))
+    write_torch_file(path, {"cfg": {"model": model}, "model": foreign})
+    write_torch_file(path.with_name(path.stem + CONTACT_SUFFIX), {"model": contact})

@@ -1,8 +1,10 @@
-"""Reads weights and JSON, PyTorch's files without running code in them."""
+"""Reads weights and JSON, PyTorch's files without running code in them; and writes PyTorch's files."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from plm_composer.errors import UserError
+from plm_composer.files.atomic import is_full
 from plm_composer.files.weights_only import plain_values_only
 
 
@@ -39,6 +42,21 @@ def read_torch_file(path: Path, trust: bool = False, device: str = "cpu") -> dic
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dict of weights")
     return content
+
+
+def write_torch_file(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file of ``torch.save``.
+
+    Raises:
+        OSError: The disk is full, which torch itself does not say, or the file cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        if is_full(path.parent, error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def read_weights(path: Path, trust: bool = False, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:

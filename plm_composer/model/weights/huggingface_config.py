@@ -17,12 +17,24 @@ from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID, UNK_ID, VOCA
 SECTION = "plm_composer"
 """Key of our own config inside ``config.json``; it distinguishes a variant from the ESM2 that it is exported as."""
 OWN_TYPE = "plm_composer"
-"""The ``model_type`` of a folder that ``EsmForMaskedLM`` cannot load."""
+"""The ``model_type`` of a variant that ``EsmForMaskedLM`` cannot compute."""
+_CONFIGURATION, _MODELING = "configuration_plm_composer", "modeling_plm_composer"
+CODE_FILES = (f"{_CONFIGURATION}.py", f"{_MODELING}.py")
+"""Files of ``remote_code`` that the folder of a variant carries."""
+_AUTO_MAP = {
+    "AutoConfig": f"{_CONFIGURATION}.PlmComposerConfig",
+    "AutoModel": f"{_MODELING}.PlmComposerModel",
+    "AutoModelForMaskedLM": f"{_MODELING}.PlmComposerForMaskedLM",
+    "AutoModelForSequenceClassification": f"{_MODELING}.PlmComposerForSequenceClassification",
+    "AutoModelForTokenClassification": f"{_MODELING}.PlmComposerForTokenClassification",
+}
 _OTHER_MODELS = (
     "emb_layer_norm_before", "is_folding_model", "is_decoder", "add_cross_attention", "auto_map", "quantization_config",
     "pruned_heads", "rope_scaling", "rope_parameters",
 )  # fmt: skip
 """Keys of ``config.json`` that, if set, describe a model that computes something else."""
+_NO_T5 = {"feed_forward_proj": "not-a-t5"}
+"""T5, which some programs try last, needs no sizes: a value that it refuses saves them from random weights."""
 SPECIAL_TOKENS = {"cls": CLS_ID, "pad": PAD_ID, "eos": EOS_ID, "unk": UNK_ID, "mask": MASK_ID}
 
 
@@ -33,9 +45,17 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
         config: Our config.
         dtype: Data type of the stored weights.
     """
+    stored_dtype = str(dtype).removeprefix("torch.")
     if inexpressible(config):
-        # No sizes: with them transformers would make an ESM2 with random weights, and only warn.
-        return {"model_type": OWN_TYPE, SECTION: config.to_mapping()}
+        # No sizes: with them EsmForMaskedLM would make an ESM2 with random weights, and only warn.
+        return {
+            **_NO_T5,
+            "architectures": ["PlmComposerForMaskedLM"],
+            "model_type": OWN_TYPE,
+            "auto_map": _AUTO_MAP,
+            "torch_dtype": stored_dtype,
+            SECTION: config.to_mapping(),
+        }
     return {
         "architectures": ["EsmForMaskedLM"],
         "model_type": "esm",
@@ -57,7 +77,7 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
         **{f"{name}_token_id": token_id for name, token_id in SPECIAL_TOKENS.items() if name in ("pad", "mask")},
         "is_folding_model": False,
         "use_cache": True,
-        "torch_dtype": str(dtype).removeprefix("torch."),
+        "torch_dtype": stored_dtype,
         SECTION: config.to_mapping(),
     }
 

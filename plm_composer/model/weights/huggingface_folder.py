@@ -1,11 +1,13 @@
 """ESM2 weights as Hugging Face folders: ``transformers.EsmForMaskedLM`` and ``AutoTokenizer`` load what we write.
 
-A variant that ``EsmForMaskedLM`` cannot compute is written to the same files, with our own names for the weights and
-the model type ``plm_composer``; only ``load_huggingface`` reads it.
+A variant that ``EsmForMaskedLM`` cannot compute is written to the same files, with our own names for the weights, the
+model type ``plm_composer``, and the code of ``remote_code``, which ``transformers`` runs if it is told to trust it.
+``load_huggingface`` never runs it.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.weights.files import read_json, read_shapes, read_weights
 from plm_composer.model.weights.huggingface_config import (
+    CODE_FILES,
     OWN_TYPE,
     SPECIAL_TOKENS,
     config_from_huggingface,
@@ -65,13 +68,17 @@ def check_huggingface(folder: str | Path, trust: bool = False) -> None:
 
 def loader(config: ESM2Config) -> str:
     """Full name of the function that loads a model of this config from the folder that ``save_huggingface`` writes."""
-    return "plm_composer.load_model" if inexpressible(config) else "transformers.EsmForMaskedLM.from_pretrained"
+    if inexpressible(config):
+        return "transformers.AutoModelForMaskedLM.from_pretrained, trust_remote_code=True"
+    return "transformers.EsmForMaskedLM.from_pretrained"
 
 
 def load_huggingface(
     folder: str | Path, trust: bool = False, head_required: bool = True
 ) -> tuple[ESM2Config, StateDict]:
     """Reads a folder of an ``EsmForMaskedLM``: published, fine-tuned, or one of our exports; or a variant of ours.
+
+    Code that lies in the folder is not run.
 
     Args:
         folder: The folder with ``config.json`` and safetensors or PyTorch weights, in one file or several.
@@ -109,7 +116,7 @@ def _translate(
     folder: Path, weights: StateDict, config: ESM2Config, head_required: bool, source: str
 ) -> tuple[ESM2Config, StateDict]:
     if read_json(folder / "config.json").get("model_type") == OWN_TYPE:
-        return config, from_own(weights, config, source)
+        return from_own(weights, config, head_required, source)
     return translate(weights, config, head_required, source)
 
 
@@ -123,7 +130,7 @@ def _weights_in(folder: Path) -> Path:
 def save_huggingface(model: ESM2, folder: str | Path) -> None:
     """Writes a model as a folder for ``transformers``: config, weights, tokenizer. Logits and contacts are the same.
 
-    A variant that ``EsmForMaskedLM`` cannot compute gets a folder that only ``load_huggingface`` reads.
+    A variant that ``EsmForMaskedLM`` cannot compute gets a folder with the code that computes it.
 
     Args:
         model: The model; it must not be sharded.
@@ -146,3 +153,7 @@ def save_huggingface(model: ESM2, folder: str | Path) -> None:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    if inexpressible(model.config):
+        code = importlib.resources.files(f"{__package__}.remote_code")
+        for name in CODE_FILES:
+            (folder / name).write_text((code / name).read_text())

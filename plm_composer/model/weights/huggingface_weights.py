@@ -14,8 +14,11 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.rotary import rotary_frequencies
 from plm_composer.model.weights.huggingface_config import SECTION
 from plm_composer.model.weights.naming import (
+    CLASSIFIER,
+    HEAD,
     Naming,
     StateDict,
+    check_headless,
     embedding_factor,
     from_foreign,
     require_frequencies,
@@ -47,8 +50,8 @@ _UNUSED = ("esm.embeddings.position_ids", "esm.embeddings.position_embeddings.we
 """Published checkpoints carry these; a model with rotary positions does not use them."""
 _OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
 """TensorFlow's names of a norm's parameters: transformers 5 writes them for ESM2, and every version reads them."""
-_BASE, _HEAD = "esm.", "lm_head."
-_OTHER_HEADS = ("esm.pooler.", "classifier.")
+_BASE = "esm."
+_OTHER_HEADS = ("esm.pooler.", CLASSIFIER)
 """Parts of an ``EsmModel`` and of a classifier that have no counterpart in our model."""
 
 
@@ -126,22 +129,18 @@ def translate(weights: StateDict, config: ESM2Config, head_required: bool, sourc
         UserError: As for ``from_huggingface``, or the head is missing.
     """
     theirs = _todays_names(weights)
-    if any(name.startswith(_HEAD) for name in theirs):
+    if any(name.startswith(HEAD) for name in theirs):
         return config, from_huggingface(theirs, config, source)
-    if head_required:
-        raise UserError(
-            f"{source}: holds no language-model head (it is an EsmModel or a classifier), which everything but plm "
-            "embed needs"
-        )
+    check_headless(head_required, source)
     theirs = {name: value for name, value in theirs.items() if not name.startswith(_OTHER_HEADS)}
     # Adds a head of zeros for the checks and removes it again. Without a decoder, the tables count as tied.
     config = dataclasses.replace(config, tie_word_embeddings=True)
     with torch.device("meta"):
         whole = to_huggingface(ESM2(config).state_dict(), config)
-    head = {name: torch.zeros(value.shape) for name, value in whole.items() if name.startswith(_HEAD)}
+    head = {name: torch.zeros(value.shape) for name, value in whole.items() if name.startswith(HEAD)}
     head.pop(_DECODER, None)
     ours = from_huggingface({**theirs, **head}, config, source)
-    return config, {name: value for name, value in ours.items() if not name.startswith(_HEAD)}
+    return config, {name: value for name, value in ours.items() if not name.startswith(HEAD)}
 
 
 def _todays_names(weights: Mapping[str, Tensor]) -> StateDict:
@@ -152,7 +151,7 @@ def _todays_names(weights: Mapping[str, Tensor]) -> StateDict:
     for name, value in weights.items():
         for old, new in _OLD_ENDINGS.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        renamed[name if name.startswith((_HEAD, "classifier.")) else prefix + name] = value
+        renamed[name if name.startswith((HEAD, CLASSIFIER)) else prefix + name] = value
     return renamed
 
 

@@ -19,6 +19,8 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.rotary import inverse_frequencies
 
 StateDict = dict[str, Tensor]
+HEAD, CLASSIFIER = "lm_head.", "classifier."
+"""Prefixes of the parameters of the language-model head, ours and theirs, and of theirs of a classifier."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,24 +155,48 @@ def require_frequencies(config: ESM2Config, stored: Sequence[Tensor], source: st
         raise UserError(f"{source}: the rotary frequencies are not those of the config")
 
 
-def from_own(state_dict: Mapping[str, Tensor], config: ESM2Config, source: str) -> StateDict:
+def from_own(
+    state_dict: Mapping[str, Tensor], config: ESM2Config, head_required: bool, source: str
+) -> tuple[ESM2Config, StateDict]:
     """Checks that a state dict in our own names fits a config.
 
     Args:
-        state_dict: Our state dict.
+        state_dict: Our state dict, or that of a model of ``remote_code``, which has the same names.
         config: Our config of the model.
+        head_required: Whether to refuse a classifier, or a model without any head.
         source: Name of the file, for errors.
 
+    Returns:
+        Our config and state dict; without a head, the state dict has no ``lm_head``.
+
     Raises:
-        UserError: A key is missing, unexpected or of the wrong shape.
+        UserError: A key is missing, unexpected or of the wrong shape, or the head is missing.
     """
     rest = dict(state_dict)
+    has_head = any(name.startswith(HEAD) for name in rest)
+    if not has_head:
+        check_headless(head_required, source)
+        rest = {name: value for name, value in rest.items() if not name.startswith(CLASSIFIER)}
+        config = dataclasses.replace(config, tie_word_embeddings=True)  # there is no decoder either
     with torch.device("meta"):
-        expected = ESM2(config).state_dict()
+        expected = {name: value for name, value in ESM2(config).state_dict().items() if has_head or HEAD not in name}
     ours = {name: _take(rest, name, tuple(value.shape), source) for name, value in expected.items()}
     if rest:
         raise UserError(f"{source}: unexpected weight '{min(rest)}'; the config describes no such weight")
-    return ours
+    return config, ours
+
+
+def check_headless(head_required: bool, source: str) -> None:
+    """Refuses weights without a language-model head where one is required.
+
+    Raises:
+        UserError: It is required.
+    """
+    if head_required:
+        raise UserError(
+            f"{source}: holds no language-model head (it is a model without one, or a classifier), which everything "
+            "but plm embed needs"
+        )
 
 
 def _take(rest: StateDict, name: str, shape: tuple[int, ...], source: str) -> Tensor:

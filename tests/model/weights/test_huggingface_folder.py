@@ -105,7 +105,7 @@ OWN = sorted(name for name, changes in ARCHITECTURES.items() if inexpressible(da
 
 @pytest.mark.parametrize("name", OWN)
 @torch.no_grad()
-def test_what_transformers_cannot_compute_comes_back_bit_for_bit_and_is_refused_there(
+def test_what_transformers_cannot_compute_comes_back_bit_for_bit_and_is_refused_there_without_its_code(
     name: str, tmp_path: Path
 ) -> None:
     model = make_model(dataclasses.replace(SMALL, **ARCHITECTURES[name]))
