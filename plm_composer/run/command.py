@@ -31,10 +31,11 @@ def train_run(run: str | Path, *overrides: str) -> Outcome:
     """
     yaml = find_yaml(str(run))
     # Here, so that a mistyped command answers at once: these imports take seconds.
+    from plm_composer.config.merge import find_sources
     from plm_composer.run.load import load_config
     from plm_composer.run.train import train
 
-    return train(load_config(yaml, overrides))
+    return train(load_config(yaml, overrides), find_sources(yaml, overrides))
 
 
 def main(words: Sequence[str] | None = None) -> int:
