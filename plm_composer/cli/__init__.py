@@ -13,6 +13,7 @@ from plm_composer.cli.convert import convert, verify
 from plm_composer.cli.embed import embed
 from plm_composer.cli.evaluate import evaluate
 from plm_composer.cli.export import export
+from plm_composer.cli.report import report
 from plm_composer.cli.train import train
 from plm_composer.errors import run_command
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="Train, evaluate and use protein language models.",
 )
 app.add_typer(convert, name="convert")
-for command in (train, init, config, recipes, verify, evaluate, export, embed, ablate):
+for command in (train, init, config, recipes, verify, evaluate, export, embed, ablate, report):
     app.command()(command)
 
 

@@ -144,7 +144,7 @@ def _make_callbacks(
         AveragedCheckpoints(),
     ]
     if config.budget is not None:
-        callbacks.append(Budget(ledger, str(config.run_name)))
+        callbacks.append(Budget(ledger, str(config.run_name), config.report))
     if has_averaged_weights(optimizer):
         callbacks.append(AveragedWeights())
     if config.save_folder is not None:  # Without a checkpoint there would be nothing to wait for.
