@@ -1,4 +1,4 @@
-"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/`` and ``export/``."""
+"""The folder of a run: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/``, ``export/`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from plm_composer.checkpoints.names import CHECKPOINT_FILE, LATEST, SHARD_FILE
 from plm_composer.config.merge import read_resolved, to_yaml
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.evaluation.results import FOLDER as EVALUATIONS
 from plm_composer.files.atomic import FULL_DISK, is_full, replacing
 from plm_composer.files.owned import remove_files
 
@@ -43,6 +44,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def sources(self) -> Path:
+        """Which layer set each value of the config, as one JSON object."""
+        return self.path / "config_sources.json"
+
+    @property
     def metrics(self) -> Path:
         """The metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
@@ -61,6 +67,11 @@ class RunFolder:
     def export(self) -> Path:
         """The final model as a Hugging Face folder."""
         return self.path / "export"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
 
     @contextlib.contextmanager
     def explain_full_disk(self) -> Iterator[None]:
@@ -82,20 +93,28 @@ class RunFolder:
         parts = any(folder.is_dir() and any(folder.iterdir()) for folder in (self.checkpoints, self.export))
         return parts or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
 
-    def write_config(self, config: TrainConfig) -> None:
-        """Writes ``config.yaml``, once the checkpoint is loaded. Called by rank 0 only.
+    def write_config(self, config: TrainConfig, sources: Mapping[str, str] | None = None) -> None:
+        """Writes ``config.yaml`` and what set its values, once the checkpoint is loaded. Called by rank 0 only.
 
         Args:
             config: The run's config.
+            sources: From ``plm_composer.config.merge.find_sources``; None where nobody knows.
 
         Raises:
-            UserError: The file cannot be written.
+            UserError: A file cannot be written.
         """
+        path = self.config
         try:
-            with replacing(self.config) as partial:
+            with replacing(path) as partial:
                 partial.write_text(_HEADER + to_yaml(config))
+            path = self.sources
+            if sources is None:
+                path.unlink(missing_ok=True)
+            else:
+                with replacing(path) as partial:
+                    partial.write_text(json.dumps(sources, indent=1) + "\n")
         except OSError as error:
-            raise UserError(f"run_folder: cannot write {self.config}: {error.strerror}") from error
+            raise UserError(f"run_folder: cannot write {path}: {error.strerror}") from error
 
 
 def prepare_run_folder(config: TrainConfig) -> RunFolder:
@@ -160,7 +179,9 @@ def _is_metrics(line: str) -> bool:
 def _remove_run(folder: RunFolder) -> None:
     """Removes the files of a run, and no others."""
     remove_files(folder.export)
-    folder.metrics.unlink(missing_ok=True)
+    # Of the earlier model, so that no report shows them as the new one's.
+    for path in (folder.metrics, folder.report, *(folder.path / EVALUATIONS).glob("*.json")):
+        path.unlink(missing_ok=True)
     if not folder.checkpoints.is_dir():
         return
     for path in folder.checkpoints.iterdir():

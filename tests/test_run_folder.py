@@ -1,6 +1,7 @@
 """What a run leaves, and what it says when it cannot."""
 
 import collections
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.evaluation.results import Result, Score, write_result
 from plm_composer.run_folder import RunFolder, prepare_run_folder
 
 METRICS = '{"batch": 1, "epoch": 0, "proteins": 8, "tokens": 90, "seconds": 0.1}\n'
@@ -79,3 +81,22 @@ def test_files_of_others_are_left_alone(name: str, text: str, changes: dict[str,
     with pytest.raises(UserError, match=f"{name} was not written by a run"):
         prepare_run_folder(config(tmp_path, **changes))
     assert (tmp_path / name).read_text() == text
+
+
+def test_what_set_the_config_is_kept_with_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(config(tmp_path), {"seed": "recipe x"})
+    assert json.loads(folder.sources.read_text()) == {"seed": "recipe x"}
+    folder.write_config(config(tmp_path))
+    assert not folder.sources.exists()
+
+
+def test_a_run_that_is_replaced_leaves_no_scores(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config(config(tmp_path))
+    folder.metrics.write_text(METRICS)
+    path = write_result(tmp_path, Result("variants", "x", {"spearman": Score(0.5)}))
+    folder.report.write_text("old")
+    prepare_run_folder(config(tmp_path, save_overwrite=True))
+    assert not path.exists()
+    assert not folder.report.exists()

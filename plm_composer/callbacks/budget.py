@@ -38,6 +38,8 @@ class Margins:
         late_share: Share of the batches after which evaluation time is estimated again, because a shared machine may
             have become slower.
         late_evaluation_factor: Safety factor on that second estimate.
+        report_share: Time to write the report, as a share of the start-up: a machine that others use slows both.
+        report_seconds: Minimum of that time.
         exit_share: Time from the export to the end of the process and its launcher, as a share of the start-up: both
             depend on the modules that are loaded.
         exit_seconds: Minimum of that time.
@@ -52,6 +54,8 @@ class Margins:
     first_evaluation_factor: float = 1.25
     late_share: float = 0.95
     late_evaluation_factor: float = 1.1
+    report_share: float = 0.15
+    report_seconds: float = 1.0
     exit_share: float = 0.3
     exit_seconds: float = 1.5
     slack_share: float = 0.003
@@ -72,14 +76,18 @@ class Budget(Callback, ChargesEvaluations):
     Args:
         ledger: The ledger of the run; on rank 0 it writes the file.
         run_name: Name of the run.
+        reports: Whether the run writes a report at its end.
         slack: Share of the budget that is never used, in addition to ``MARGINS.slack_seconds``.
     """
 
     position = Position.BUDGET
 
-    def __init__(self, ledger: Ledger, run_name: str, slack: float = MARGINS.slack_share) -> None:
+    def __init__(
+        self, ledger: Ledger, run_name: str, reports: bool = False, slack: float = MARGINS.slack_share
+    ) -> None:
         self.ledger = ledger
         self.run_name = run_name
+        self.reports = reports
         self._steps = StepTimes()
         self._batch_started = 0.0
         self._evaluation_started = 0.0
@@ -114,6 +122,10 @@ class Budget(Callback, ChargesEvaluations):
         writing = size / MARGINS.bytes_per_second
         self._reserve.checkpoint = MARGINS.seconds_per_file + MARGINS.checkpoint_size * writing
         self._reserve.export = MARGINS.seconds_per_file + writing
+        if self.reports:
+            self._reserve.export += max(
+                MARGINS.report_seconds, MARGINS.report_share * self.ledger.this_start("start-up")
+            )
         self._reserve.evaluation = Estimate(MARGINS.first_evaluation_factor * estimate_evaluation(state))
         for callback in state.callbacks:
             if isinstance(callback, ScheduledEvaluation):

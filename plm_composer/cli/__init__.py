@@ -16,6 +16,7 @@ from plm_composer.cli.evaluate import evaluate
 from plm_composer.cli.export import export
 from plm_composer.cli.perplexity import perplexity
 from plm_composer.cli.probe import probe
+from plm_composer.cli.report import report
 from plm_composer.cli.score import score
 from plm_composer.cli.train import train
 from plm_composer.errors import run_command
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(convert, name="convert")
 for command in (
-    train, init, config, recipes, verify, evaluate, perplexity, score, contacts, probe, embed, export, ablate,
+    train, init, config, recipes, verify, evaluate, perplexity, score, contacts, probe, embed, export, report, ablate,
 ):  # fmt: skip
     app.command()(command)
 

@@ -15,6 +15,7 @@ import yaml
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, KeyValidationError, OmegaConfBaseException
 
+from plm_composer.config.bundled import BUNDLED_YAMLS
 from plm_composer.config.credentials import refuse_credentials, texts
 from plm_composer.config.own_code import find_code
 from plm_composer.config.recipe_search import find_recipe, recipe_folders
@@ -53,6 +54,14 @@ class Layer:
     content: DictConfig
     written: Written
     recipe: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What a reader calls it: ``recipe NAME``, ``command line``, or the YAML, a bundled one without its folder."""
+        if self.recipe is not None:
+            return f"recipe {self.recipe}"
+        bundled = Path(self.source).is_relative_to(BUNDLED_YAMLS)
+        return str(Path("yamls") / Path(self.source).relative_to(BUNDLED_YAMLS)) if bundled else self.source
 
 
 HintOf = Callable[[DictConfig, tuple[str, ...]], tuple[Any, tuple[str, ...]]]
@@ -142,6 +151,49 @@ def explain_key(path: Path, arguments: Sequence[str], key: str) -> list[tuple[st
         known = map(str, section) if isinstance(section, dict) else ()
         raise UserError(f"--explain {key}: nothing sets it; {suggestion(name, known)}")
     return found
+
+
+def find_sources(path: Path, arguments: Sequence[str]) -> dict[str, str]:
+    """Says of every value of a config which layer set it last: what ``explain_key`` ends with, for all keys.
+
+    Args:
+        path: The run's YAML.
+        arguments: As for ``read_layers``.
+
+    Returns:
+        ``default``, ``yamls/NAME.yaml``, ``recipe NAME`` or ``command line``, by key such as ``optimizer.lr``. A list
+        is one value, and so is a section without keys.
+
+    Raises:
+        UserError: As for ``merge_config``.
+    """
+    merged = OmegaConf.structured(TrainConfig)
+    values = flatten(_plain(merged))
+    sources = dict.fromkeys(values, "default")
+    for layer in read_layers(path, arguments):
+        merged = _merge(merged, layer.content, layer.source)
+        before, values, given = values, flatten(_plain(merged)), flatten(_plain(layer.content))
+        sources = {
+            key: layer.label if key in given or key not in before or before[key] != value else sources[key]
+            for key, value in values.items()
+        }
+    return sources
+
+
+def flatten(content: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
+    """The values of nested sections by their dotted keys; a list is one value, and so is an empty section.
+
+    Args:
+        content: A config as plain values.
+        outer: The key of the section that it is, ending in a dot.
+    """
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            values |= flatten(value, f"{outer}{key}.")
+        else:
+            values[f"{outer}{key}"] = value
+    return values
 
 
 _NOTHING = object()

@@ -114,6 +114,8 @@ class TrainConfig:
     """Load everything in a checkpoint or ``model.pretrained``, code included, not only tensors and plain values."""
     export: bool = True
     """Write the Hugging Face folder ``export/`` when training ends."""
+    report: bool = True
+    """Write the page ``report.html`` when training ends."""
     fsdp_config: Optional[dict[str, Any]] = None
     """Fields of Composer's ``FSDP2Config``; null trains with DDP."""
     compile_config: Any = "auto"

@@ -31,10 +31,11 @@ def train_run(run: str | Path, *overrides: str) -> Outcome:
     """
     yaml = find_yaml(str(run))
     # Imported here, because these imports take seconds: a mistyped command fails at once.
+    from plm_composer.config.merge import find_sources
     from plm_composer.run.load import load_config
     from plm_composer.run.train import train
 
-    return train(load_config(yaml, overrides))
+    return train(load_config(yaml, overrides), find_sources(yaml, overrides))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from plm_composer.checkpoints.loading import check_progress, loading_checkpoint
 from plm_composer.checkpoints.resume import forget_downloaded, prepare_checkpoints
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
-from plm_composer.errors import UserError
+from plm_composer.errors import UserError, first_line
 from plm_composer.evaluation.results import write_result
 from plm_composer.inference.export import check_export, export_run
 from plm_composer.model.weights.huggingface_folder import loader, read_config
@@ -55,11 +55,12 @@ class Outcome:
         return 0 if self.stopped_at is None else preemption.EXIT_CODE
 
 
-def train(config: TrainConfig) -> Outcome:
+def train(config: TrainConfig, sources: Mapping[str, str] | None = None) -> Outcome:
     """Trains as the config says, evaluates, exports the model, and prints the scores and where the files are.
 
     Args:
         config: From ``plm_composer.run.load.load_config``.
+        sources: From ``plm_composer.config.merge.find_sources``, for the report; None where nobody knows.
 
     Raises:
         UserError: Something in the config or the data is wrong.
@@ -71,7 +72,7 @@ def train(config: TrainConfig) -> Outcome:
     _on_rank_zero(lambda: prepare_checkpoints(config, folder.export, folder.metrics))
     if dist.get_local_rank() == 0:
         forget_downloaded(config)
-    trainer = _start(parts, _find_data(config, ledger), folder, ledger)
+    trainer = _start(parts, _find_data(config, ledger), folder, ledger, sources)
     with folder.explain_full_disk(), explain_killed_workers():
         _fit(trainer)
         stopped_at = preemption.stopped_at(trainer.state.callbacks)
@@ -82,10 +83,11 @@ def train(config: TrainConfig) -> Outcome:
         with ledger.charging("export"):
             if config.export:
                 _export(trainer, config, folder, scores)
+            reported = config.report and dist.get_global_rank() == 0 and _report(folder, ledger)
     ledger.charge("exit")
     trainer.close()
     if dist.get_global_rank() == 0:
-        print(describe_result(folder, scores))
+        print(describe_result(folder, scores, reported))
         if config.budget is not None:
             print(f"\n{ledger.summary()}")
     ledger.finish()
@@ -112,13 +114,15 @@ def _find_data(config: TrainConfig, ledger: Ledger) -> Places:
     return _on_rank_zero(lambda: find_places(config, local))
 
 
-def _start(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger) -> Trainer:
+def _start(
+    parts: Parts, places: Places, folder: RunFolder, ledger: Ledger, sources: Mapping[str, str] | None
+) -> Trainer:
     """Makes the Trainer, which loads the checkpoint to start from, and writes ``config.yaml`` once that has worked."""
     config = parts.config
     with loading_checkpoint(config, parts.saves_shards):
         trainer = make_trainer(parts, places, folder, ledger)
     check_progress(config, trainer.state)
-    _on_rank_zero(lambda: folder.write_config(config))
+    _on_rank_zero(lambda: folder.write_config(config, sources))
     return trainer
 
 
@@ -180,18 +184,34 @@ def _export(trainer: Trainer, config: TrainConfig, folder: RunFolder, scores: Ma
         export_run(model.model, config, folder.export, scores)
 
 
-def describe_result(folder: RunFolder, scores: Mapping[str, float]) -> str:
+def _report(folder: RunFolder, ledger: Ledger) -> bool:
+    """Writes ``report.html``, or says why not: the run has its results by now, and nothing here may fail it."""
+    try:
+        # Here, since a run may do without, and then needs neither matplotlib nor jinja2.
+        from plm_composer.report.page import write_report
+
+        ledger.write()
+        write_report([folder.path], folder.report)
+    except Exception as error:
+        print(f"warning: no {folder.report.name}: {first_line(error)}", file=sys.stderr)
+        return False
+    return True
+
+
+def describe_result(folder: RunFolder, scores: Mapping[str, float], reported: bool = False) -> str:
     """Describes the result of a run: its validation scores, the paths of its files, and commands that use them.
 
     Args:
         folder: The run folder.
         scores: Metrics of the pinned evaluation, name to value; empty if nothing was evaluated.
+        reported: Whether the run has written its report.
     """
     lines = []
     if "masked_nll" in scores:
         loss, perplexity, accuracy = (scores[name] for name in ("masked_nll", "perplexity", "accuracy"))
         lines += [f"validation loss {loss:.4f} nats, perplexity {perplexity:.2f}, accuracy {accuracy:.1%}", ""]
     lines += [f"{'metrics':<12}{folder.metrics}"]
+    lines += [f"{'report':<12}{folder.report}"] if reported else []
     lines += [f"{'checkpoint':<12}{folder.latest}"] if folder.latest.exists() else []
     if folder.export.is_dir():
         lines += [

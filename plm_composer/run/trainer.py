@@ -146,7 +146,7 @@ def _make_callbacks(
         AveragedCheckpoints(),
     ]
     if config.budget is not None:
-        callbacks.append(Budget(ledger, str(config.run_name)))
+        callbacks.append(Budget(ledger, str(config.run_name), config.report))
     if has_averaged_weights(optimizer):
         callbacks.append(AveragedWeights())
     if config.save_folder is not None:  # Without checkpoints, there is nothing to save after SIGTERM.

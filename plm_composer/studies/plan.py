@@ -20,9 +20,9 @@ from plm_composer.studies.schema import Study
 
 _SHAPES_NO_RUN = (
     "recipe", "run_name", "run_folder", "save_folder", "autoresume", "save_overwrite", "progress_bar",
-    "log_to_console", "console_log_interval",
+    "log_to_console", "console_log_interval", "report",
 )  # fmt: skip
-"""Keys that do not affect training: paths, logging, and ``recipe``, whose values are already merged."""
+"""Keys that do not affect training: paths, logging, the report, and ``recipe``, whose values are already merged."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,14 +17,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from plm_composer.plotting import BLUE, VERMILION, Style, make_styles, open_axes
 from plm_composer.studies.comparison import Difference, VariantSummary
 from plm_composer.studies.results import Point, RunResult
 from plm_composer.studies.schema import Study
 from plm_composer.studies.table import FEW, is_marked, show_interval
 
 FloatArray = npt.NDArray[np.float64]
-Style = dict[str, Any]
-"""Properties of a matplotlib line."""
 
 _FOREST_WIDTH, _ROW_HEIGHT = 5.5, 0.27
 """Axes of the forest plot, and one row of them, in inches."""
@@ -38,14 +36,10 @@ _STEEP = 0.25
 _MARKERS = 12
 """At most about this many markers a curve."""
 
-_COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
-_LINE_STYLES = ("-", "--", ":", "-.")
-_MARKER_STYLES = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-"""4 line styles and 9 markers share no factor: advancing both together gives 36 pairs, and 10 colours 360 styles."""
 _REFERENCE: Style = {"color": "black", "linestyle": "-", "marker": "o", "linewidth": 2.2, "zorder": 3}
 _VERDICTS: dict[str, Style] = {
-    "interval below 0: better": {"color": "#0072B2", "marker": "o"},
-    "interval above 0: worse": {"color": "#D55E00", "marker": "o"},
+    "interval below 0: better": {"color": BLUE, "marker": "o"},
+    "interval above 0: worse": {"color": VERMILION, "marker": "o"},
     "interval includes 0": {"color": "#666666", "marker": "o", "markerfacecolor": "white"},
     "one seed: no interval": {"color": "#666666", "marker": "D", "markerfacecolor": "white", "linestyle": "none"},
 }
@@ -150,16 +144,6 @@ def loss_limits(bands: Sequence[Band]) -> tuple[float, float]:
     return bottom - margin, top + margin
 
 
-def make_styles(count: int) -> list[Style]:
-    """Makes line properties for variants; no two of the first 360 are equal."""
-    styles = []
-    for index in range(count):
-        group, colour = divmod(index, len(_COLOURS))
-        line, marker = _LINE_STYLES[group % len(_LINE_STYLES)], _MARKER_STYLES[group % len(_MARKER_STYLES)]
-        styles.append({"color": _COLOURS[colour], "linestyle": line, "marker": marker})
-    return styles
-
-
 def _make_curves(study: Study, results: Sequence[RunResult]) -> Figure:
     curves = {name: [run.curve for run in results if run.variant == name and run.curve] for name in study.variants}
     bands = {name: make_band(found) for name, found in curves.items() if found}
@@ -176,8 +160,7 @@ def _make_curves(study: Study, results: Sequence[RunResult]) -> Figure:
         for name, band in bands.items():
             _draw_band(axes, place(band), band, name, styles[name])
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
         axes.xaxis.set_major_formatter(EngFormatter(sep="") if label == "tokens trained" else "{x:,.0f}")
         axes.tick_params(labelleft=index == 0)
     panels[0].set_ylim(*loss_limits(list(bands.values())))

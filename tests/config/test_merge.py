@@ -8,7 +8,16 @@ import pytest
 import yaml
 
 from plm_composer.config.argument_types import is_text
-from plm_composer.config.merge import explain_key, parse_config, read_resolved, to_yaml
+from plm_composer.config.bundled import find_yaml
+from plm_composer.config.merge import (
+    explain_key,
+    find_sources,
+    flatten,
+    parse_config,
+    read_layers,
+    read_resolved,
+    to_yaml,
+)
 from plm_composer.config.recipe_search import describe_recipes
 from plm_composer.config.schema import DataConfig, TrainConfig
 from plm_composer.errors import UserError
@@ -87,6 +96,29 @@ def test_a_value_is_explained_by_its_layers(run_yaml: Path) -> None:
     ):
         with pytest.raises(UserError, match=f"--explain {key}: nothing sets it|{hint}"):
             explained(key)
+
+
+def test_every_value_has_the_layer_that_explains_it(run_yaml: Path) -> None:
+    for path, arguments in (
+        (run_yaml, ["recipe=fast", "optimizer.lr=1", "data.remote=s3://bucket/x", "optimizer.name=lion"]),
+        (find_yaml("cramming_small"), ["recipe=bf16", "max_duration=3ba"]),
+    ):
+        sources = find_sources(path, arguments)
+        assert set(sources) == set(flatten(dataclasses.asdict(load_config(path, arguments))))
+        layers = {layer.source: layer.label for layer in read_layers(path, arguments)} | {"default": "default"}
+        assert sources == {key: layers[explain_key(path, arguments, key)[-1][0]] for key in sources}
+
+
+def test_layers_are_called_by_names_that_hold_on_other_machines() -> None:
+    sources = find_sources(find_yaml("cramming_small"), ["seed=3", "recipe=bf16"])
+    keys = ("optimizer.name", "precision", "model.hidden_size", "seed", "dist_timeout")
+    assert [sources[key] for key in keys] == [
+        "recipe cramming",
+        "recipe bf16",
+        "yamls/cramming_small.yaml",
+        "command line",
+        "default",
+    ]
 
 
 def test_a_recipe_may_be_a_path(run_yaml: Path) -> None:

@@ -6,8 +6,9 @@ from matplotlib import image
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
+from plm_composer.plotting import make_styles
 from plm_composer.studies.comparison import summarise
-from plm_composer.studies.plot import draw, loss_limits, make_band, make_figure, make_styles
+from plm_composer.studies.plot import draw, loss_limits, make_band, make_figure
 from plm_composer.studies.results import Point
 from plm_composer.studies.schema import load_study
 from tests.studies.fake_runs import result, write_study
@@ -189,7 +190,7 @@ def test_a_variant_with_one_validation_among_curves_has_its_range(tmp_path) -> N
 
 
 def test_no_two_variants_look_the_same(tmp_path) -> None:
-    assert len({tuple(style.items()) for style in make_styles(360)}) == 360
+    assert len({tuple(style.items()) for style in make_styles(216)}) == 216
     names, results = many(several)
     for axes in figure_of(study_of(tmp_path, names), results).axes:
         looks = {(to_hex(line.get_color()), line.get_linestyle(), line.get_marker()) for line in axes.get_lines()}
