@@ -133,7 +133,7 @@ def test_embed(finished_run, tmp_path) -> None:
         (["evaluate", "{run}", "--data", "x.fasta"], "x.fasta: there is no such FASTA"),
         (["evaluate", "{run}", "--data", "x.fasta", "--precision", "fp8"], "--precision is 'fp8'"),
         (["evaluate", "{run}", "--data", "x.fasta", "--device", "tpu"], "--device is 'tpu'"),
-        (["embed", "{run}", "x.fasta", "--out", "e.txt"], "must end in .npz or .safetensors"),
+        (["embed", "{run}", "x.fasta", "--out", "e.txt"], "must end in .npz, .safetensors, .h5 or .parquet"),
         (["embed", "{run}", "x.fasta", "--out", "none/e.npz"], "there is no folder none"),
         (["config", "none.yaml"], "none.yaml: there is no such file"),
         (["recipes", "--folder", "none"], "no such folder of recipes"),
