@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from plm_composer.inference.embedding.compute import embed_proteins
+from plm_composer.inference.embedding.compute import embed_proteins, prepared
 from plm_composer.inference.embedding.request import RESIDUES, FloatArray, IntArray, Request, kind_of
 from plm_composer.inference.embedding.windows import DEFAULT_WINDOW
 from plm_composer.model.esm2 import ESM2
@@ -90,7 +90,10 @@ def embed(
     sequences = [protein.encode() if isinstance(protein, str) else protein for protein in proteins]
     lengths = [len(each) for each in sequences]
     place = Place(device, autocast_dtype, batch_tokens)
-    with tqdm(total=sum(lengths), desc="embed", unit="residue", unit_scale=True, disable=not progress) as bar:
+    with (
+        prepared(model, place),
+        tqdm(total=sum(lengths), desc="embed", unit="residue", unit_scale=True, disable=not progress) as bar,
+    ):
         values = embed_proteins(model, sequences, request, place, bar.update)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) if kind == RESIDUES else None
     if len(request.layers) == 1:

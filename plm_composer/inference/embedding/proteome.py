@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from plm_composer.errors import UserError
 from plm_composer.hardware.processes import ALONE, Team
-from plm_composer.inference.embedding.compute import embed_proteins
+from plm_composer.inference.embedding.compute import embed_proteins, prepared
 from plm_composer.inference.embedding.formats import check_name, check_output, write_embeddings
 from plm_composer.inference.embedding.parts import PartFolder, Parts, digest_of
 from plm_composer.inference.embedding.portions import DEFAULT_BOUNDS, Bounds, Portion, portions_of
@@ -167,6 +167,7 @@ def _make_parts(job: _Job, folder: PartFolder, residues: int | None) -> int:
     hidden = not job.place.progress or job.team.rank != 0
     place = dataclasses.replace(job.place, progress=False)
     with (
+        prepared(job.model, place),
         ThreadPoolExecutor(1) as writer,
         tqdm(total=residues, desc="embed", unit="residue", unit_scale=True, disable=hidden) as bar,
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -19,7 +20,7 @@ from filelock import FileLock
 from plm_composer import embed
 from plm_composer.errors import UserError
 from plm_composer.hardware.processes import Team
-from plm_composer.inference.embedding import proteome
+from plm_composer.inference.embedding import proteome as driver
 from plm_composer.inference.embedding.formats import ENDINGS, load_embeddings
 from plm_composer.inference.embedding.portions import Bounds
 from plm_composer.inference.embedding.proteome import embed_fasta
@@ -111,7 +112,7 @@ def test_processes_share_the_parts(size: int, model: ESM2, fasta: str, folder: P
             meeting.wait(60)
 
     others = [
-        threading.Thread(target=run, args=(model, fasta, folder / "x.npz"), kwargs={"team": Threads(rank, size)})
+        threading.Thread(target=run, args=(make_model(), fasta, folder / "x.npz"), kwargs={"team": Threads(rank, size)})
         for rank in range(1, size)
     ]
     for other in others:
@@ -129,7 +130,7 @@ class Interrupted(Exception):
 @pytest.fixture
 def interrupted(model: ESM2, fasta: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output of a command that broke off after the second of three parts."""
-    real, calls = proteome.embed_proteins, []
+    real, calls = driver.embed_proteins, []
 
     def fail(*arguments):
         calls.append(arguments)
@@ -138,7 +139,7 @@ def interrupted(model: ESM2, fasta: str, folder: Path, monkeypatch: pytest.Monke
         return real(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(proteome, "embed_proteins", fail)
+        patch.setattr(driver, "embed_proteins", fail)
         run(model, fasta, folder / "x.npz")
     assert sorted(path.name for path in (folder / "x.npz.parts").glob("0*")) == [
         "000000.safetensors",
@@ -211,7 +212,7 @@ def test_two_commands_do_not_write_one_file(interrupted: Path, model: ESM2, fast
 def test_a_bad_fasta_is_told_before_anything_is_computed(
     text: str, message: str, model: ESM2, fasta: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proteome, "embed_proteins", None)
+    monkeypatch.setattr(driver, "embed_proteins", None)
     Path(fasta).write_text(text)
     with pytest.raises(UserError, match=message):
         run(model, fasta, folder / "x.npz")
@@ -253,36 +254,55 @@ def feed(model: ESM2, fasta: Path, out: Path, request: Request, bounds: Bounds) 
         embed_fasta(model, "-", out, request, Place(), bounds=bounds)
 
 
-def start(*words: object, **variables: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **variables}
-    command = [str(word) for word in words]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def test_a_killed_process_and_two_together_write_the_same_bytes(tmp_path: Path, folder: Path) -> None:
-    save_huggingface(make_model(), tmp_path / "model")
+@pytest.fixture(scope="module")
+def proteome(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, a FASTA of two parts, and what one process makes of them."""
+    folder = tmp_path_factory.mktemp("proteome")
+    save_huggingface(make_model(), folder / "model")
     generator = np.random.default_rng(0)
     letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
-    with (tmp_path / "x.fasta").open("wb") as file:
+    with (folder / "x.fasta").open("wb") as file:
         for index, length in enumerate(generator.integers(40, 500, 1500)):
             file.write(b">protein %d\n%s\n" % (index, generator.choice(letters, length).tobytes()))
-    command = ("-m", "plm_composer.cli", "embed", tmp_path / "model", tmp_path / "x.fasta", "--out")
-    killed = start(sys.executable, *command, folder / "killed.npz")
-    parts = folder / "killed.npz.parts"
-    while killed.poll() is None and not (parts / "000000.safetensors").exists():
-        with pytest.raises(subprocess.TimeoutExpired):
+    embed_fasta(make_model(), str(folder / "x.fasta"), folder / "whole.npz", Request(), Place())
+    return folder
+
+
+COMMAND = ("-m", "plm_composer.cli", "embed", "model", "x.fasta", "--out")
+
+
+def start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [str(word) for word in words]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.faults
+def test_a_killed_process_continues(proteome: Path) -> None:
+    killed = start(proteome, sys.executable, *COMMAND, "killed.npz")
+    while killed.poll() is None and not (proteome / "killed.npz.parts" / "000000.safetensors").exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
             killed.wait(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    assert not (folder / "killed.npz").exists()
-    again = start(sys.executable, *command, folder / "killed.npz")
+    assert not (proteome / "killed.npz").exists()
+    again = start(proteome, sys.executable, *COMMAND, "killed.npz")
+    assert "continues after 1 finished parts" in again.communicate()[1]
+    assert again.returncode == 0
+    assert (proteome / "killed.npz").read_bytes() == (proteome / "whole.npz").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(proteome: Path) -> None:
     composer = Path(sys.executable).with_name("composer")
-    together = start(composer, "-n", "2", *command, folder / "together.npz")
-    assert "continues after" in again.communicate(timeout=300)[1]
-    messages = together.communicate(timeout=300)[1]
-    assert together.returncode == again.returncode == 0, messages
-    model = make_model()
-    embed_fasta(model, str(tmp_path / "x.fasta"), folder / "whole.npz", Request(), Place())
-    expected = (folder / "whole.npz").read_bytes()
-    assert (folder / "killed.npz").read_bytes() == (folder / "together.npz").read_bytes() == expected
+    together = start(proteome, composer, "-n", "2", *COMMAND, "together.npz")
+    messages = together.communicate()[1]
+    assert together.returncode == 0, messages
+    assert (proteome / "together.npz").read_bytes() == (proteome / "whole.npz").read_bytes()
+    # What is wrong is said by the first process, and ends all.
+    refused = start(proteome, composer, "-n", "2", *COMMAND[:-2], "none.fasta", "--out", "none.npz")
+    assert "error: none.fasta: no such file" in refused.communicate()[1]
+    assert refused.returncode != 0
