@@ -8,7 +8,15 @@ import torch
 
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place, Query, group_by_tokens, predict_logits, tokenize
+from plm_composer.model.predict import (
+    Place,
+    Query,
+    group_by_tokens,
+    predict_hidden,
+    predict_logits,
+    predict_sums,
+    tokenize,
+)
 from plm_composer.tokenizer import MASK_ID
 
 
@@ -30,6 +38,30 @@ def test_logits_are_those_of_each_protein_alone() -> None:
             expected = model(torch.from_numpy(query_of(index).token_ids)[None])[0, positions]
         torch.testing.assert_close(found[index], expected, rtol=0, atol=1e-12)
     assert not torch.is_inference_mode_enabled()
+
+
+def test_hidden_states_and_their_sums_are_those_of_each_protein_alone() -> None:
+    torch.manual_seed(0)
+    model = ESM2(ESM2Config(2, 16, 2, 32))
+    proteins = [tokenize(residues) for residues in (b"MKV", b"MKTAYIAKQRW", b"GG", b"ACDEFGHIK")]
+    lengths = [len(each) for each in proteins]
+    ranges = np.array([[0, 1], [1, 12], [2, 2], [4, 6]])
+    place = Place(batch_tokens=16)
+    hidden = dict(predict_hidden(model, lengths, proteins.__getitem__, place, layers=(0, -1)))
+    last = dict(predict_hidden(model, lengths, proteins.__getitem__, place))
+    half = dict(predict_hidden(model, lengths, proteins.__getitem__, place, dtype=torch.float16))
+    sums = dict(predict_sums(model, lengths, proteins.__getitem__, ranges, place, layers=(0, -1)))
+    assert sorted(hidden) == sorted(last) == sorted(sums) == [0, 1, 2, 3]
+    for index, tokens in enumerate(proteins):
+        with torch.no_grad():
+            expected = torch.stack(model.layer_states(torch.from_numpy(tokens)[None], (0, 2)), dim=2)[0]
+        torch.testing.assert_close(hidden[index], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(last[index], expected[:, 1:], rtol=0, atol=1e-5)
+        assert torch.equal(half[index], last[index].half())
+        first, stop = ranges[index]
+        torch.testing.assert_close(sums[index], expected[first:stop].sum(0), rtol=0, atol=1e-5)
+    for _ in predict_hidden(model, lengths, proteins.__getitem__, place):
+        assert not torch.is_inference_mode_enabled()
 
 
 @pytest.mark.parametrize("limit", [1, 10, 12, 100])
