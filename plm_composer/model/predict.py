@@ -19,6 +19,8 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.tokenizer import CLS_ID, EOS_ID, encode
 
 IntArray = npt.NDArray[np.int64]
+_TOKENS_STEP = 128
+"""On a CPU a batch's tokens are a multiple of it: each new number costs memory, as fragments and compiled kernels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ class _Batch:
 
     Args:
         members: Index of each protein.
-        sizes: Number of tokens of each.
+        sizes: Number of tokens of each; what fills up the batch comes after them.
         inputs: The arguments of a model, on its device.
     """
 
@@ -176,7 +178,7 @@ def predict_hidden(
             yield batch, hidden
 
     for batch, hidden in _on_host(states()):
-        yield from zip(batch.members, torch.split(hidden, batch.sizes), strict=True)
+        yield from zip(batch.members, torch.split(hidden[: sum(batch.sizes)], batch.sizes), strict=True)
 
 
 def predict_sums(
@@ -259,11 +261,13 @@ def _batches(
 
 def _make_batch(members: list[int], tokens: Sequence[IntArray], place: Place) -> _Batch:
     sizes = [len(each) for each in tokens]
+    filling = -sum(sizes) % _TOKENS_STEP if torch.device(place.device).type == "cpu" else 0
+    filled = [*sizes, filling] if filling else sizes
     inputs = {
-        "input_ids": _send(torch.from_numpy(np.concatenate(tokens)), place),
-        "cu_seqlens": _send(bounds_of(sizes), place),
-        "max_seqlen": max(sizes),
-        "lengths": sizes,
+        "input_ids": _send(torch.from_numpy(np.concatenate([*tokens, np.full(filling, EOS_ID)])), place),
+        "cu_seqlens": _send(bounds_of(filled), place),
+        "max_seqlen": max(filled),
+        "lengths": filled,
     }
     return _Batch(members, sizes, inputs)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from plm_composer.errors import UserError
+from plm_composer.hardware.machine import return_freed_memory
 from plm_composer.hardware.processes import ALONE, Team
 from plm_composer.inference.embedding.compute import embed_proteins, prepared
 from plm_composer.inference.embedding.formats import check_name, check_output, write_embeddings
@@ -180,6 +181,7 @@ def _make_parts(job: _Job, folder: PartFolder, residues: int | None) -> int:
             if pending is not None:
                 pending.result()
             pending = writer.submit(folder.write, portion, values)
+            return_freed_memory()
         if pending is not None:
             pending.result()
     return count
