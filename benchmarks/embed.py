@@ -127,18 +127,20 @@ def race(field: Sequence[Contender], pieces: Sequence[Sequence[bytes]], repeats:
     runners = []
     for contender in field:
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(contender, pieces, theirs), daemon=True).start()
+        process = context.Process(target=serve, args=(contender, pieces, theirs), daemon=True)
+        process.start()
         ours.recv()
-        runners.append(ours)
+        runners.append((process, ours))
     speeds: list[list[float]] = [[] for _ in field]
     for turn, piece in enumerate([0, *list(range(len(pieces))) * repeats]):
-        for index, connection in enumerate(runners):
+        for index, (_, connection) in enumerate(runners):
             connection.send(piece)
             seconds = connection.recv()
             if turn:
                 speeds[index].append(sum(map(len, pieces[piece])) / seconds)
-    for connection in runners:
+    for process, connection in runners:
         connection.send(None)
+        process.join()
     return speeds
 
 
