@@ -80,7 +80,7 @@ $(LOWEST)/.installed: pyproject.toml | $(VENV)/.installed
 
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest tests/files tests/config tests/shards/inputs tests/test_cli.py \
-	tests/inference/test_embed.py tests/model/weights/test_foreign_folders.py
+	tests/inference/embedding tests/model/weights/test_foreign_folders.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

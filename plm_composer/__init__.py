@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from plm_composer.evaluation.evaluate import evaluate as evaluate
-    from plm_composer.inference.embed import embed as embed
+    from plm_composer.inference.embedding.in_memory import embed as embed
     from plm_composer.inference.load import load_model as load_model
     from plm_composer.run.command import train_run as train
     from plm_composer.run.named_parts import register as register
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "convert_fasta": ("plm_composer.shards.convert", "convert_fasta"),
-    "embed": ("plm_composer.inference.embed", "embed"),
+    "embed": ("plm_composer.inference.embedding.in_memory", "embed"),
     "evaluate": ("plm_composer.evaluation.evaluate", "evaluate"),
     "load_model": ("plm_composer.inference.load", "load_model"),
     "register": ("plm_composer.run.named_parts", "register"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -138,6 +139,11 @@ def test_embed(finished_run, tmp_path) -> None:
     result_of("embed", finished_run.folder, fasta, "--out", tmp_path / "r.npz", "--per-residue")
     assert np.load(tmp_path / "r.npz")["embeddings"].shape == (15, 32)
     assert np.load(tmp_path / "r.npz")["offsets"].tolist() == [0, 12, 15]
+    words = ("--cls", "--layers", "0,-1", "--dtype", "float16", "--window", "5", "--precision", "fp32")
+    result_of("embed", finished_run.folder, fasta, "--out", tmp_path / "l.h5", *words)
+    with h5py.File(tmp_path / "l.h5") as file:
+        assert (file["embeddings"].shape, file["embeddings"].dtype) == ((2, 2, 32), np.float16)
+        assert file["layers"][:].tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +153,12 @@ def test_embed(finished_run, tmp_path) -> None:
         (["evaluate", "{run}", "--data", "x.fasta"], "x.fasta: there is no such FASTA"),
         (["evaluate", "{run}", "--data", "x.fasta", "--precision", "fp8"], "--precision is 'fp8'"),
         (["evaluate", "{run}", "--data", "x.fasta", "--device", "tpu"], "--device is 'tpu'"),
-        (["embed", "{run}", "x.fasta", "--out", "e.txt"], "must end in .npz or .safetensors"),
+        (["embed", "{run}", "x.fasta", "--out", "e.txt"], "must end in .npz, .safetensors, .h5 or .parquet"),
         (["embed", "{run}", "x.fasta", "--out", "none/e.npz"], "there is no folder none"),
+        (["embed", "{run}", "x.fasta", "--out", "e.npz", "--layers", "a"], "--layers is 'a'; give numbers with commas"),
+        (["embed", "{run}", "x.fasta", "--out", "e.npz", "--cls", "--per-residue"], "--per-residue and --cls exclude"),
+        (["embed", "{run}", "x.fasta", "--out", "e.npz", "--layers", "9"], "the model has no layer 9"),
+        (["embed", "{run}", "x.fasta", "--out", "e.npz"], "x.fasta: no such file"),
         (["config", "none.yaml"], "none.yaml: there is no such file"),
         (["recipes", "--folder", "none"], "no such folder of recipes"),
     ],

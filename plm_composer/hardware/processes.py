@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import datetime
 import functools
+import os
+from collections.abc import Iterator
 
 import torch
 from torch import distributed
+
+_LONGEST_WAIT = datetime.timedelta(days=30)
+"""A process that ends breaks its connections at once; one that still works may take days longer than another."""
 
 
 def greatest_of_all(value: int) -> int:
@@ -42,3 +50,48 @@ def _are_several() -> bool:
 def _hosts() -> distributed.ProcessGroup | None:
     """A gloo group of all processes; None, the default group, if its backend is gloo already."""
     return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Team:
+    """Processes that share work and need no gradients of each other; by default one alone.
+
+    Args:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        local_rank: Number of this process on its machine.
+        local_size: Number of processes on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def share_cores(self) -> None:
+        """Gives each process of a machine its share of the cores, unless ``OMP_NUM_THREADS`` says how many."""
+        if self.local_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, torch.get_num_threads() // self.local_size))
+
+
+ALONE = Team()
+
+
+@contextlib.contextmanager
+def joined_team() -> Iterator[Team]:
+    """Joins the processes that ``composer -n N`` or ``torchrun`` started; a process that neither did is alone."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1:
+        yield ALONE
+        return
+    numbers = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    distributed.init_process_group("gloo", timeout=_LONGEST_WAIT)
+    try:
+        yield Team(*numbers)
+    finally:
+        distributed.destroy_process_group()

@@ -246,6 +246,44 @@ class ESM2(nn.Module):
             x = block(x, layout) if kept is None else apply_to_kept(block, x, layout, kept[depth], rate)
         return self.final_norm(x)
 
+    def layer_states(
+        self,
+        input_ids: Tensor,
+        layers: Sequence[int],
+        *,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Representations after some layers, for a model in evaluation mode.
+
+        Layers are numbered as fair-esm's ``repr_layers`` and transformers' ``hidden_states``: 0 is the embedding, and
+        the last one comes after the final norm. Blocks above the highest layer are not computed.
+
+        Args:
+            input_ids: Token ids, padded or packed.
+            layers: Numbers of layers, 0 to ``num_hidden_layers``.
+            attention_mask: As for ``forward``, like those that follow.
+            cu_seqlens: Bounds of packed proteins.
+            max_seqlen: Length of the longest one.
+            lengths: Number of tokens of each.
+
+        Returns:
+            A tensor for each of ``layers``, shape (..., hidden_size).
+        """
+        layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen, lengths)
+        x = self._embed(input_ids, layout)
+        states = {0: x}
+        for number, block in enumerate(self.blocks[: max(layers)], start=1):
+            x = block(x, layout)
+            if number in layers:
+                states[number] = x
+        last = self.config.num_hidden_layers
+        if last in states:
+            states[last] = self.final_norm(states[last])
+        return [states[number] for number in layers]
+
     def head(self, hidden_states: Tensor) -> Tensor:
         """Computes logits, (..., 33), fp32 or better, from hidden states, (..., hidden_size)."""
         table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight

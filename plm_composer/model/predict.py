@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +19,8 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.tokenizer import CLS_ID, EOS_ID, encode
 
 IntArray = npt.NDArray[np.int64]
-T = TypeVar("T")
+_TOKENS_STEP = 128
+"""On a CPU a batch's tokens are a multiple of it: each new number costs memory, as fragments and compiled kernels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,21 @@ def bounds_of(lengths: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """A packed batch of some of the proteins.
+
+    Args:
+        members: Index of each protein.
+        sizes: Number of tokens of each; what fills up the batch comes after them.
+        inputs: The arguments of a model, on its device.
+    """
+
+    members: list[int]
+    sizes: list[int]
+    inputs: dict[str, Any]
+
+
 def predict_logits(
     model: ESM2,
     lengths: Sequence[int] | IntArray,
@@ -115,17 +132,17 @@ def predict_logits(
         Index of a query and its logits, (positions, 33), fp32 or better, on the CPU; longest proteins first.
     """
     model = model.to(place.device).eval()
-    for group, queries in _batches(lengths, query_of, place, description):
-        sizes = [len(query.token_ids) for query in queries]
-        starts = np.cumsum(sizes) - sizes
-        positions = np.concatenate([query.positions + start for query, start in zip(queries, starts, strict=True)])
-        # Not around the loop: a generator would leave its caller in inference mode.
-        with torch.inference_mode(), place.autocast():
-            logits = model(
-                **_packed([query.token_ids for query in queries], place.device),
-                positions=torch.from_numpy(positions).to(place.device),
-            ).cpu()
-        yield from zip(group, logits.split([len(query.positions) for query in queries]), strict=True)
+    with tqdm(total=len(lengths), desc=description, unit="protein", disable=not place.progress) as bar:
+        for group in group_by_tokens(lengths, place.batch_tokens):
+            queries = [query_of(index) for index in group]
+            batch = _make_batch(group, [query.token_ids for query in queries], place)
+            starts = np.cumsum(batch.sizes) - batch.sizes
+            positions = np.concatenate([query.positions + start for query, start in zip(queries, starts, strict=True)])
+            # Not around the loop: a generator would leave its caller in inference mode.
+            with torch.inference_mode(), place.autocast():
+                logits = model(**batch.inputs, positions=_send(torch.from_numpy(positions), place)).cpu()
+            yield from zip(group, logits.split([len(query.positions) for query in queries]), strict=True)
+            bar.update(len(group))
 
 
 def predict_hidden(
@@ -133,68 +150,153 @@ def predict_hidden(
     lengths: Sequence[int] | IntArray,
     tokens_of: Callable[[int], IntArray],
     place: Place = Place(),
-    layer: int = -1,
-    description: str = "embed",
+    layers: Sequence[int] = (-1,),
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Computes the hidden states of many proteins after one layer.
+    """Computes hidden states of many proteins, token by token.
 
     Args:
         model: The model; it is moved to ``place.device`` and set to evaluation mode.
         lengths: Number of tokens of each protein, shape (proteins,).
-        tokens_of: Makes the tokens of a protein, as ``tokenize`` does, from its index.
+        tokens_of: Makes a protein's tokens from its index, when its batch is due.
         place: Where to compute.
-        layer: As in fair-esm and transformers: 0 for the embedding, 1 for what the first block returns, and so on; the
-            last is after the final norm. Negative numbers count from the end.
-        description: Label of the progress bar.
+        layers: Layers as for ``layer_numbers``.
+        dtype: Data type of the results; converted before they are copied to the host.
 
     Yields:
-        Index of a protein and its hidden states, (length, hidden_size), fp32 or better, on the CPU; longest proteins
-        first.
+        Index of a protein and its hidden states, (tokens, layers, hidden_size), on the CPU; longest proteins first.
 
     Raises:
         UserError: The model has no such layer.
     """
-    depth = len(model.blocks)
-    if not -depth - 1 <= layer <= depth:
-        raise UserError(f"layer {layer}: the model has layers 0 to {depth}, and -1 for the last")
-    model = model.to(place.device).eval()
-    layer %= depth + 1
-    for group, tokens in _batches(lengths, tokens_of, place, description):
-        with torch.inference_mode(), place.autocast():
-            hidden = _after_layer(model, layer, _packed(tokens, place.device))
-            hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32)).cpu()
-        yield from zip(group, torch.split(hidden, [len(each) for each in tokens]), strict=True)
+    numbers = layer_numbers(layers, model.config.num_hidden_layers)
+
+    def states() -> Iterator[tuple[_Batch, Tensor]]:
+        for batch in _batches(model, lengths, tokens_of, place):
+            with torch.inference_mode(), place.autocast():
+                hidden = torch.stack([each.to(dtype) for each in _layer_states(model, batch, numbers)], dim=1)
+            yield batch, hidden
+
+    for batch, hidden in _on_host(states()):
+        yield from zip(batch.members, torch.split(hidden[: sum(batch.sizes)], batch.sizes), strict=True)
 
 
-def _after_layer(model: ESM2, layer: int, arguments: dict[str, Any]) -> Tensor:
-    if layer == len(model.blocks):
-        return model.hidden_states(**arguments)
-    seen: list[Tensor] = []
-    # What the next block is given is what this layer returns.
-    hook = model.blocks[layer].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    try:
-        model.hidden_states(**arguments)
-    finally:
-        hook.remove()
-    return seen[0]
+def predict_sums(
+    model: ESM2,
+    lengths: Sequence[int] | IntArray,
+    tokens_of: Callable[[int], IntArray],
+    ranges: IntArray,
+    place: Place = Place(),
+    layers: Sequence[int] = (-1,),
+) -> Iterator[tuple[int, Tensor]]:
+    """Computes the sum of the hidden states of some tokens of each protein, on the device.
+
+    One vector of each protein is copied to the host. The sums are those of ``embedding_bag``, which adds a protein's
+    tokens in order: unlike sums by atomic additions, they are the same each time on a GPU, too.
+
+    Args:
+        model: The model; it is moved to ``place.device`` and set to evaluation mode.
+        lengths: Number of tokens of each protein, shape (proteins,).
+        tokens_of: Makes a protein's tokens from its index, when its batch is due.
+        ranges: First token to add and the one after the last, (proteins, 2).
+        place: Where to compute.
+        layers: Layers as for ``layer_numbers``.
+
+    Yields:
+        Index of a protein and its sums, (layers, hidden_size), fp32, on the CPU; longest proteins first.
+
+    Raises:
+        UserError: The model has no such layer.
+    """
+    numbers = layer_numbers(layers, model.config.num_hidden_layers)
+
+    def sums() -> Iterator[tuple[_Batch, Tensor]]:
+        for batch in _batches(model, lengths, tokens_of, place):
+            first, last = ranges[batch.members].T + np.cumsum(batch.sizes) - batch.sizes
+            rows = np.concatenate([np.arange(start, stop) for start, stop in zip(first, last, strict=True)])
+            edges = np.cumsum(last - first) - (last - first)
+            chosen, bags = (_send(torch.from_numpy(each), place) for each in (rows, edges))
+            with torch.inference_mode(), place.autocast():
+                states = _layer_states(model, batch, numbers)
+                added = torch.stack([F.embedding_bag(chosen, x.float(), bags, mode="sum") for x in states], dim=1)
+            yield batch, added
+
+    for batch, sums_of_batch in _on_host(sums()):
+        yield from zip(batch.members, sums_of_batch, strict=True)
 
 
-def _packed(tokens: Sequence[IntArray], device: str) -> dict[str, Any]:
-    """A model's arguments for proteins end to end."""
-    lengths = [len(each) for each in tokens]
-    return {
-        "input_ids": torch.from_numpy(np.concatenate(tokens)).to(device),
-        "cu_seqlens": bounds_of(lengths).to(device),
-        "max_seqlen": max(lengths),
-        "lengths": lengths,
-    }
+def layer_numbers(layers: Sequence[int], last: int) -> list[int]:
+    """Numbers of layers, 0 for the embedding and ``last`` for the last one, after the final norm.
+
+    Args:
+        layers: As fair-esm and transformers number them; -1 is the last one.
+        last: Number of the model's layers.
+
+    Raises:
+        UserError: There is no such layer, or one is named twice.
+    """
+    numbers = [layer + last + 1 if layer < 0 else layer for layer in layers]
+    if wrong := [layer for layer, number in zip(layers, numbers, strict=True) if not 0 <= number <= last]:
+        raise UserError(f"the model has no layer {wrong[0]}: 0 is the embedding, {last} or -1 the last layer")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"layers are {', '.join(map(str, layers)) or 'none'}: name at least one, and each once")
+    return numbers
+
+
+def _layer_states(model: ESM2, batch: _Batch, numbers: Sequence[int]) -> list[Tensor]:
+    if list(numbers) == [model.config.num_hidden_layers]:  # as a class of the user's defines it, perhaps
+        return [model.hidden_states(**batch.inputs)]
+    return model.layer_states(**batch.inputs, layers=numbers)
 
 
 def _batches(
-    lengths: Sequence[int] | IntArray, make: Callable[[int], T], place: Place, description: str
-) -> Iterator[tuple[list[int], list[T]]]:
-    """Makes batches when they are due, and draws the progress bar."""
-    with tqdm(total=len(lengths), desc=description, unit="protein", disable=not place.progress) as bar:
+    model: ESM2, lengths: Sequence[int] | IntArray, tokens_of: Callable[[int], IntArray], place: Place
+) -> Iterator[_Batch]:
+    model.to(place.device).eval()
+    with tqdm(total=len(lengths), desc="embed", unit="protein", disable=not place.progress) as bar:
         for group in group_by_tokens(lengths, place.batch_tokens):
-            yield group, [make(index) for index in group]
+            yield _make_batch(group, [tokens_of(index) for index in group], place)
             bar.update(len(group))
+
+
+def _make_batch(members: list[int], tokens: Sequence[IntArray], place: Place) -> _Batch:
+    sizes = [len(each) for each in tokens]
+    filling = -sum(sizes) % _TOKENS_STEP if torch.device(place.device).type == "cpu" else 0
+    filled = [*sizes, filling] if filling else sizes
+    inputs = {
+        "input_ids": _send(torch.from_numpy(np.concatenate([*tokens, np.full(filling, EOS_ID)])), place),
+        "cu_seqlens": _send(bounds_of(filled), place),
+        "max_seqlen": max(filled),
+        "lengths": filled,
+    }
+    return _Batch(members, sizes, inputs)
+
+
+def _send(x: Tensor, place: Place) -> Tensor:
+    """Copies a tensor to the device, without waiting for the copy."""
+    if torch.device(place.device).type == "cuda":
+        return x.pin_memory().to(place.device, non_blocking=True)
+    return x.to(place.device)
+
+
+def _on_host(results: Iterator[tuple[_Batch, Tensor]]) -> Iterator[tuple[_Batch, Tensor]]:
+    """Copies each batch's result to the host once the next batch is queued, so that a GPU never waits for the host."""
+    waiting: tuple[_Batch, Tensor, Callable[[], object]] | None = None
+    for batch, result in results:
+        copy, arrived = result.to("cpu", non_blocking=result.is_cuda), _nothing
+        if result.is_cuda:
+            make_event: Any = torch.cuda.Event
+            event = make_event()
+            event.record(torch.cuda.current_stream(result.device))
+            arrived = event.synchronize
+        if waiting is not None:
+            waiting[2]()
+            yield waiting[:2]
+        waiting = batch, copy, arrived
+    if waiting is not None:
+        waiting[2]()
+        yield waiting[:2]
+
+
+def _nothing() -> None:
+    """The wait for a copy that never left the host."""

@@ -38,6 +38,17 @@ def test_train_step(repository, tmp_path) -> None:
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 
+def test_embed(repository, tmp_path) -> None:
+    rows = run(
+        repository, tmp_path, "embed", "--proteins", "6", "--pieces", "1", "--precision", "fp32",
+        "--implementation", "transformers, sorted", "ours",
+    )  # fmt: skip
+    assert [row["implementation"] for row in rows] == ["transformers, sorted", "ours"]
+    assert rows[1]["ratio"] == pytest.approx(rows[1]["residues_per_second"] / rows[0]["residues_per_second"])
+    (row,) = run(repository, tmp_path, "embed", "--memory", "20")
+    assert 50 < row["memory_mb"] < 5000
+
+
 def test_attention(repository, tmp_path) -> None:
     rows = run(repository, tmp_path, "attention", "--tokens", "256", "--head-size", "16", "64", "--repeats", "1")
     assert {(row["head_size"], row["backend"]) for row in rows} >= {(16, "reference"), (64, "reference")}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from transformers import EsmModel
 
-from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place, Query, group_by_tokens, predict_hidden, predict_logits, tokenize
-from plm_composer.model.weights.huggingface_folder import save_huggingface
+from plm_composer.model.predict import (
+    Place,
+    Query,
+    group_by_tokens,
+    predict_hidden,
+    predict_logits,
+    predict_sums,
+    tokenize,
+)
 from plm_composer.tokenizer import MASK_ID
-from tests.model.small_models import make_model
 
 
 def test_logits_are_those_of_each_protein_alone() -> None:
@@ -38,6 +40,30 @@ def test_logits_are_those_of_each_protein_alone() -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+def test_hidden_states_and_their_sums_are_those_of_each_protein_alone() -> None:
+    torch.manual_seed(0)
+    model = ESM2(ESM2Config(2, 16, 2, 32))
+    proteins = [tokenize(residues) for residues in (b"MKV", b"MKTAYIAKQRW", b"GG", b"ACDEFGHIK")]
+    lengths = [len(each) for each in proteins]
+    ranges = np.array([[0, 1], [1, 12], [2, 2], [4, 6]])
+    place = Place(batch_tokens=16)
+    hidden = dict(predict_hidden(model, lengths, proteins.__getitem__, place, layers=(0, -1)))
+    last = dict(predict_hidden(model, lengths, proteins.__getitem__, place))
+    half = dict(predict_hidden(model, lengths, proteins.__getitem__, place, dtype=torch.float16))
+    sums = dict(predict_sums(model, lengths, proteins.__getitem__, ranges, place, layers=(0, -1)))
+    assert sorted(hidden) == sorted(last) == sorted(sums) == [0, 1, 2, 3]
+    for index, tokens in enumerate(proteins):
+        with torch.no_grad():
+            expected = torch.stack(model.layer_states(torch.from_numpy(tokens)[None], (0, 2)), dim=2)[0]
+        torch.testing.assert_close(hidden[index], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(last[index], expected[:, 1:], rtol=0, atol=1e-5)
+        assert torch.equal(half[index], last[index].half())
+        first, stop = ranges[index]
+        torch.testing.assert_close(sums[index], expected[first:stop].sum(0), rtol=0, atol=1e-5)
+    for _ in predict_hidden(model, lengths, proteins.__getitem__, place):
+        assert not torch.is_inference_mode_enabled()
+
+
 @pytest.mark.parametrize("limit", [1, 10, 12, 100])
 def test_groups_hold_each_protein_once_and_stay_within_the_limit(limit: int) -> None:
     lengths = [5, 9, 2, 7, 7, 3]
@@ -47,22 +73,3 @@ def test_groups_hold_each_protein_once_and_stay_within_the_limit(limit: int) -> 
         assert len(group) == 1 or sum(lengths[index] for index in group) <= limit
     flat = [lengths[index] for group in groups for index in group]
     assert flat == sorted(flat, reverse=True)
-
-
-def test_hidden_states_of_each_layer_are_those_of_transformers(tmp_path: Path) -> None:
-    model = make_model()
-    save_huggingface(model, tmp_path)
-    theirs = EsmModel.from_pretrained(tmp_path).eval()
-    proteins = [tokenize(residues) for residues in (b"MKV", b"MKTAYIAKQRW", b"GG")]
-    lengths = [len(each) for each in proteins]
-    with torch.no_grad():
-        expected = [theirs(torch.from_numpy(each)[None], output_hidden_states=True).hidden_states for each in proteins]
-    depth = len(model.blocks)
-    for layer in range(-depth - 1, depth + 1):
-        found = dict(predict_hidden(model, lengths, proteins.__getitem__, Place(batch_tokens=18), layer))
-        for index, states in enumerate(expected):
-            torch.testing.assert_close(found[index], states[layer][0], rtol=0, atol=1e-4)
-    for layer in (depth + 1, -depth - 2):
-        with pytest.raises(UserError, match=f"layer {layer}: the model has layers 0 to {depth}"):
-            next(predict_hidden(model, lengths, proteins.__getitem__, layer=layer))
-    assert not any(block._forward_pre_hooks for block in model.blocks)

@@ -31,8 +31,8 @@ def embeddings_of(model: ESM2, layer: int, per_residue: bool, place: Place = Pla
 
     def features(sequences: Sequence[str]) -> Iterator[tuple[int, FloatArray]]:
         lengths = [len(sequence) + 2 for sequence in sequences]
-        for index, hidden in predict_hidden(model, lengths, lambda at: tokenize(sequences[at]), place, layer):
-            residues = hidden[1:-1].float()
+        for index, hidden in predict_hidden(model, lengths, lambda at: tokenize(sequences[at]), place, (layer,)):
+            residues = hidden[1:-1, 0]
             yield index, (residues if per_residue else residues.mean(0, keepdim=True)).numpy()
 
     return features

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EsmConfig, EsmForMaskedLM, EsmForSequenceClassification, EsmModel
 
 from plm_composer.errors import UserError
-from plm_composer.inference.embed import embed
+from plm_composer.inference.embedding.in_memory import embed
 from plm_composer.inference.load import load_trained
 from plm_composer.model.weights.fair_esm import load_fair_esm, save_fair_esm
 from plm_composer.model.weights.huggingface_folder import (

@@ -1,54 +1,40 @@
-"""Embeddings against transformers', and files of them that hold whatever a FASTA has."""
+"""Files of embeddings hold whatever a FASTA has, and others can read them."""
+
+from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
-import torch
 from safetensors import safe_open
-from transformers import AutoTokenizer, EsmModel
 
 from plm_composer.errors import UserError
-from plm_composer.inference.embed import (
-    Embeddings,
-    check_output,
-    check_space,
-    embed,
-    load_embeddings,
-    save_embeddings,
-)
-from plm_composer.inference.load import load_trained
+from plm_composer.inference.embedding.formats import ENDINGS, check_output, load_embeddings, save_embeddings
+from plm_composer.inference.embedding.in_memory import Embeddings
 from tests.disks import SmallDisk
 
-PROTEINS = [b"MKVLLA", b"M", b"ACDEFGHIKLMNPQRSTVWYXBZ", b"GGG"]
 NAMES = ["a", "b é"]
 MEANS = Embeddings(np.array([[1] * 4, [0] * 4], np.float32))
 RESIDUES = Embeddings(np.arange(20, dtype=np.float32).reshape(5, 4), np.array([0, 2, 5]))
+LAYERS = Embeddings(np.arange(24, dtype=np.float16).reshape(2, 3, 4), layers=(0, 5, 6))
+RESIDUES_OF_LAYERS = Embeddings(np.arange(40, dtype=np.float16).reshape(5, 2, 4), np.array([0, 2, 5]), (3, 1))
 
 
-def test_embeddings_are_those_of_transformers_in_the_order_given(finished_run) -> None:
-    folder = finished_run.folder / "export"
-    reference, tokenizer = EsmModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    model = load_trained(folder).model
-    means = embed(model, PROTEINS, batch_tokens=12)
-    residues = embed(model, PROTEINS, per_residue=True)
-    assert len(means) == len(residues) == len(PROTEINS)
-    for protein, mean, each in zip(PROTEINS, means, residues, strict=True):
-        with torch.no_grad():
-            hidden = reference(**tokenizer(protein.decode(), return_tensors="pt")).last_hidden_state[0, 1:-1].numpy()
-        np.testing.assert_allclose(each, hidden, atol=1e-4)
-        np.testing.assert_allclose(mean, hidden.mean(0), atol=1e-4)
-
-
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize("embeddings", [MEANS, RESIDUES], ids=["means", "residues"])
+@pytest.mark.parametrize("suffix", ENDINGS)
+@pytest.mark.parametrize(
+    "embeddings", [MEANS, RESIDUES, LAYERS, RESIDUES_OF_LAYERS], ids=["means", "residues", "layers", "both"]
+)
 def test_files_read_back(suffix: str, embeddings: Embeddings, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
     save_embeddings(path, NAMES, embeddings)
     names, read = load_embeddings(path)
     assert names == NAMES
+    assert read.layers == embeddings.layers
+    assert read.values.dtype == embeddings.values.dtype
     for found, expected in zip(read, embeddings, strict=True):
         assert found.tolist() == expected.tolist()
     assert list(tmp_path.iterdir()) == [path]
@@ -57,17 +43,28 @@ def test_files_read_back(suffix: str, embeddings: Embeddings, tmp_path: Path) ->
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-def test_files_are_plain_arrays(tmp_path: Path) -> None:
-    save_embeddings(tmp_path / "x.npz", NAMES, RESIDUES)
-    save_embeddings(tmp_path / "x.safetensors", NAMES, RESIDUES)
+def test_others_read_plain_arrays(tmp_path: Path) -> None:
+    for suffix in ENDINGS:
+        save_embeddings(tmp_path / f"x{suffix}", NAMES, RESIDUES)
     with np.load(tmp_path / "x.npz") as file:
         assert sorted(file) == ["embeddings", "names", "offsets"]
         assert bytes(file["names"]).decode().split("\n") == NAMES
     with safe_open(tmp_path / "x.safetensors", "np") as file:
         assert sorted(file.keys()) == ["embeddings", "names", "offsets"]
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["names"].asstr()[:].tolist() == NAMES
+        assert file["embeddings"][2:5].tolist() == RESIDUES[1].tolist()
+        assert file["offsets"][:].tolist() == [0, 2, 5]
+    table = pyarrow.parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [(row["name"], row["length"]) for row in table] == [("a", 2), ("b é", 3)]
+    assert table[1]["embedding"] == RESIDUES[1].tolist()
+    save_embeddings(tmp_path / "x.parquet", NAMES, LAYERS)
+    table = pyarrow.parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    assert list(table[0]) == ["name", "length", "embedding_0", "embedding_5", "embedding_6"]
+    assert (table[1]["length"], table[1]["embedding_5"]) == (None, LAYERS[1][1].tolist())
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("suffix", ENDINGS)
 def test_a_long_header_costs_its_own_length(suffix: str, tmp_path: Path) -> None:
     names = ["x" * 1_000_000, *(f"protein {index}" for index in range(10_000))]
     path = tmp_path / f"x{suffix}"
@@ -96,9 +93,15 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert load_embeddings(tmp_path / "real" / "x.npz")[0] == NAMES
 
 
-def test_a_name_of_two_lines_is_refused(tmp_path: Path) -> None:
+def test_names_that_a_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has a line end"):
         save_embeddings(tmp_path / "x.npz", ["a", "b\nc"], MEANS)
+    odd = ["", "\0\u2028 \U0001f9ec"]
+    with pytest.raises(UserError, match=r"has a NUL, which \.h5 cannot hold"):
+        save_embeddings(tmp_path / "x.h5", odd, MEANS)
+    for suffix in (".npz", ".safetensors", ".parquet"):
+        save_embeddings(tmp_path / f"x{suffix}", odd, MEANS)
+        assert load_embeddings(tmp_path / f"x{suffix}")[0] == odd
 
 
 def test_a_folder_that_takes_no_files_is_told_first() -> None:
@@ -114,13 +117,9 @@ def test_an_output_that_cannot_be_written_is_told_first(name: str, tmp_path: Pat
         check_output(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_a_full_disk_is_told_first_and_in_one_line(suffix: str, small_disk: SmallDisk) -> None:
+@pytest.mark.parametrize("suffix", ENDINGS)
+def test_a_full_disk_is_one_line_and_leaves_nothing(suffix: str, small_disk: SmallDisk) -> None:
     disk = small_disk("2M")
-    path = disk.path / f"x{suffix}"
-    check_space(path, NAMES, [3, 4], 16, True)
-    with pytest.raises(UserError, match=r"needs 0\.01 GB, and the disk has 0\.00 GB free"):
-        check_space(path, NAMES, [1000, 1000], 1280, True)
     with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
-        save_embeddings(path, NAMES, Embeddings(np.zeros((2, 1 << 20), np.float32)))
+        save_embeddings(disk.path / f"x{suffix}", NAMES, Embeddings(np.zeros((2, 1 << 20), np.float32)))
     assert list(disk.path.iterdir()) == []
