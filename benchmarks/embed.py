@@ -31,11 +31,11 @@ from tables import print_table, write_json
 from transformers import EsmModel
 
 from plm_composer.hardware.machine import describe_machine, prepare_cpu
-from plm_composer.inference.embedding.compute import embed_proteins, prepared
+from plm_composer.inference.embedding.compute import embed_proteins
 from plm_composer.inference.embedding.request import Request
 from plm_composer.model.config import PRESETS, ESM2Config
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place, group_by_tokens, tokenize
+from plm_composer.model.predict import Place, group_by_tokens, prepared, tokenize
 from plm_composer.model.weights.huggingface_folder import save_huggingface
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.inputs.fasta import read_fasta

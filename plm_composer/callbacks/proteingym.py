@@ -12,7 +12,7 @@ from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
 from plm_composer.errors import UserError
 from plm_composer.evaluation.results import Result
 from plm_composer.evaluation.variants.assays import Assay, find_assays, read_assay, read_reference
-from plm_composer.evaluation.variants.evaluate import compare_assay, draw_mutants, score_assay, to_result
+from plm_composer.evaluation.variants.evaluate import compare_assay, draw_mutants, score_assay, to_results
 from plm_composer.evaluation.variants.methods import METHODS, Scorer
 from plm_composer.evaluation.variants.summary import summarise
 from plm_composer.evaluation.windows import WINDOW_TOKENS
@@ -74,7 +74,16 @@ class ProteinGym(ScheduledEvaluation):
         scorer = Scorer(model, place, all_processes=True)
         compared = [compare_assay(assay, score_assay(scorer, self.method, assay)) for assay in self.assays]
         scored = [each for each in compared if each is not None]
-        return [to_result(self.method, scored, summarise(scored))] if scored else []
+        return to_results(self.method, scored, summarise(scored)) if scored else []
+
+    def metrics(self, results: Sequence[Result]) -> dict[str, float]:
+        """The averages by name, and ``spearman of ASSAY``."""
+        average, *assays = results
+        averages = {name: score.value for name, score in average.scores.items()}
+        suffix = f" ({self.method})"
+        return averages | {
+            f"spearman of {each.name.removesuffix(suffix)}": each.scores["spearman"].value for each in assays
+        }
 
 
 def _choose(paths: list[Path], names: Sequence[str] | None, limit: int, seed: int) -> list[Path]:

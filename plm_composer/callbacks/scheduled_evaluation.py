@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -72,6 +72,14 @@ class ScheduledEvaluation(Callback, abc.ABC):
             place: Where to compute.
         """
 
+    def metrics(self, results: Sequence[Result]) -> dict[str, float]:
+        """Names and values that are logged; by default all scores.
+
+        Args:
+            results: What ``evaluate`` gave, at least one.
+        """
+        return {name: score.value for result in results for name, score in result.scores.items()}
+
     def batch_end(self, state: State, logger: Logger) -> None:
         """Evaluates if it is due after this batch, or at the end of training."""
         self._evaluate_if_due(Event.BATCH_END, state, logger)
@@ -111,8 +119,9 @@ class ScheduledEvaluation(Callback, abc.ABC):
             callback.start_evaluation(self.name)
         with evaluated_model(state) as model:
             self.results = list(self.evaluate(model, evaluation_place(state, self.batch_tokens)))
-        for result in self.results:
-            logger.log_metrics({f"metrics/{self.name}/{name}": score.value for name, score in result.scores.items()})
+        if self.results:
+            metrics = self.metrics(self.results)
+            logger.log_metrics({f"metrics/{self.name}/{name}": value for name, value in metrics.items()})
         for callback in charged_to:
             callback.end_evaluation(self.name)
 

@@ -51,7 +51,7 @@ def perplexity(
     from plm_composer.evaluation.windows import make_windowing
     from plm_composer.files.atomic import replacing
     from plm_composer.inference.load import load_trained
-    from plm_composer.model.predict import Place
+    from plm_composer.model.predict import Place, prepared
     from plm_composer.shards.inputs.fasta import read_fasta
 
     windowing = make_windowing(window, window_tokens)
@@ -65,7 +65,8 @@ def perplexity(
         raise UserError(f"{fasta}: holds no proteins")
     names, proteins = zip(*records, strict=True)
     loaded = load_trained(model, trust)
-    found = compute_perplexities(loaded.model, proteins, place, exact=not one_pass, windowing=windowing)
+    with prepared(loaded.model, place):
+        found = compute_perplexities(loaded.model, proteins, place, exact=not one_pass, windowing=windowing)
     if out is not None:
         rows = [{"protein": name, **dataclasses.asdict(each)} for name, each in zip(names, found, strict=True)]
         with replacing(out) as partial:

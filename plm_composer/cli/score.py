@@ -102,9 +102,10 @@ def _score(
     as_json: bool,
 ) -> None:
     from plm_composer.evaluation.variants.assays import find_assays, read_assay, read_reference
-    from plm_composer.evaluation.variants.evaluate import compare_assay, score_assay, to_result
+    from plm_composer.evaluation.variants.evaluate import compare_assay, score_assay, to_results
     from plm_composer.evaluation.variants.summary import summarise
     from plm_composer.evaluation.variants.tables import describe_metrics, write_metrics, write_scores
+    from plm_composer.model.predict import prepared
 
     known = None if reference is None else read_reference(reference)
     target = None if sequence is None else _read_target(sequence)
@@ -115,7 +116,8 @@ def _score(
             if f"{assay.name}.csv" not in known:
                 print(f"{assay.name}.csv is not in {reference}; its protein and selection are unknown", file=sys.stderr)
     scorer = make_scorer()
-    scores = [score_assay(scorer, method, assay) for assay in assays]
+    with prepared(scorer.model, scorer.place):
+        scores = [score_assay(scorer, method, assay) for assay in assays]
     written = [] if out is None else write_scores(out, assays, scores)
     compared = [compare_assay(assay, values) for assay, values in zip(assays, scores, strict=True)]
     measured = [each for each in compared if each is not None]
@@ -125,7 +127,8 @@ def _score(
     summary = summarise(measured)
     if out is not None:
         written.append(write_metrics(out, measured))
-    keep_result(model, to_result(method, measured, summary))
+    for kept in to_results(method, measured, summary):
+        keep_result(model, kept)
     if as_json:
         result = {"model": model, "method": method, "files": [str(path) for path in written]}
         print(
@@ -142,13 +145,15 @@ def _score(
 def _scan(make_scorer: Any, method: str, fasta: str, out: Path, model: str, as_json: bool) -> None:
     from plm_composer.evaluation.variants.scan import scan_protein
     from plm_composer.evaluation.variants.tables import write_scan
+    from plm_composer.model.predict import prepared
     from plm_composer.shards.inputs.fasta import read_fasta
 
     proteins = {name: residues.decode() for name, residues in read_fasta(fasta)}
     if not proteins:
         raise UserError(f"{fasta}: holds no proteins")
     scorer = make_scorer()
-    scans = {name: (protein, scan_protein(scorer, method, protein)) for name, protein in proteins.items()}
+    with prepared(scorer.model, scorer.place):
+        scans = {name: (protein, scan_protein(scorer, method, protein)) for name, protein in proteins.items()}
     write_scan(out, scans)
     print_result({"model": model, "method": method, "proteins": len(proteins), "out": str(out)}, as_json)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from plm_composer.errors import UserError
 from plm_composer.model.esm2 import ESM2
+from plm_composer.model.packed_linears import packed_linears
 from plm_composer.tokenizer import CLS_ID, EOS_ID, encode
 
 IntArray = npt.NDArray[np.int64]
@@ -108,6 +109,21 @@ class _Batch:
     members: list[int]
     sizes: list[int]
     inputs: dict[str, Any]
+
+
+@contextlib.contextmanager
+def prepared(model: ESM2, place: Place) -> Iterator[None]:
+    """Makes a model ready for many batches: on a CPU, lays out the weights of its linear layers once for all.
+
+    The copies take as much memory as the weights. Weights must not change meanwhile.
+
+    Args:
+        model: The model; it is moved to ``place.device``.
+        place: Where to compute.
+    """
+    model.to(place.device).eval()
+    with packed_linears(model, place.autocast_dtype or model.embedding.weight.dtype):
+        yield
 
 
 def predict_logits(

@@ -26,7 +26,7 @@ class Ledger:
 
     Args:
         budget: Seconds that the run was given.
-        entries: Seconds by category, over all starts, in the order of ``CATEGORIES``.
+        entries: Seconds by category, over all starts, in the order of ``CATEGORIES``, then of named evaluations.
         finished: Whether the run has ended.
     """
 
@@ -191,7 +191,8 @@ def _read_ledger(path: Path) -> Ledger | None:
     if not content:
         return None
     try:
-        entries = {name: float(content["entries"].get(name, 0)) for name in CATEGORIES}
+        names = dict.fromkeys([*CATEGORIES, *content["entries"]])
+        entries = {name: float(content["entries"].get(name, 0)) for name in names}
         return Ledger(float(content["budget"]), entries, bool(content["finished"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a ledger; remove it to leave it out of the report") from error

@@ -80,9 +80,10 @@ def test_a_result_is_kept_in_the_run_folder(model: Path, assay: Path, tmp_path: 
     (run / "config.yaml").write_text("# The resolved config of a run, written by plm-composer.\n")
     (run / "export").symlink_to(model)
     assert plm("score", run, assay, "--method", "wt-marginals").exit_code == 0
-    [kept] = read_results(run)
-    assert (kept.kind, kept.settings["assays"], kept.settings["mutants"]) == ("variants", 1, 3)
-    assert "spearman of TOY_Me_2026" in kept.scores
+    one, average = read_results(run)
+    assert (average.kind, average.name) == ("variants", "average (wt-marginals)")
+    assert average.settings == {"assays": 1, "mutants": 3}
+    assert one.name == "TOY_Me_2026 (wt-marginals)" and "spearman" in one.scores
 
 
 def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from plm_composer.evaluation.results import Result, Score
+from plm_composer.evaluation.results import Result
 from plm_composer.evaluation.variants.assays import Assay
 from plm_composer.evaluation.variants.methods import Scorer, score_variants
 from plm_composer.evaluation.variants.metrics import evaluate_assay
@@ -55,19 +55,17 @@ def draw_mutants(assay: Assay, limit: int, seed: int) -> Assay:
     return assay.take(rows)
 
 
-def to_result(method: str, assays: list[AssayScores], summary: Summary) -> Result:
-    """Makes the result that is kept in a run folder: the averages, and Spearman's correlation of each assay.
+def to_results(method: str, assays: list[AssayScores], summary: Summary) -> list[Result]:
+    """Makes the results that are kept in a run folder: the averages, then each assay.
 
     Args:
         method: Name of the method.
         assays: Metrics of each assay, at least one.
         summary: Their averages.
     """
-    scores: dict[str, Score] = dict(summary.average)
-    scores |= {f"spearman of {each.assay}": each.scores["spearman"] for each in assays}
-    settings: dict[str, str | int] = {
-        "method": method,
-        "assays": len(assays),
-        "mutants": sum(each.mutants for each in assays),
-    }
-    return Result("variants", method, scores, settings)
+    mutants = sum(each.mutants for each in assays)
+    average = Result("variants", f"average ({method})", summary.average, {"assays": len(assays), "mutants": mutants})
+    return [
+        average,
+        *(Result("variants", f"{each.assay} ({method})", each.scores, {"mutants": each.mutants}) for each in assays),
+    ]

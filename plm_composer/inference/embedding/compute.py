@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,23 +12,9 @@ from plm_composer.errors import UserError
 from plm_composer.inference.embedding.request import CLS, DTYPES, RESIDUES, FloatArray, Request
 from plm_composer.inference.embedding.windows import Window, windows_of
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.packed_linears import packed_linears
 from plm_composer.model.predict import IntArray, Place, predict_hidden, predict_sums, tokenize
 
 _CLS_RANGE = (0, 1)
-
-
-@contextlib.contextmanager
-def prepared(model: ESM2, place: Place) -> Iterator[None]:
-    """Makes a model ready for many calls of ``embed_proteins``.
-
-    Args:
-        model: The model; it is moved to ``place.device``.
-        place: Where to compute.
-    """
-    model.to(place.device).eval()
-    with packed_linears(model, place.autocast_dtype or model.embedding.weight.dtype):
-        yield
 
 
 def embed_proteins(

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from plm_composer.inference.embedding.compute import embed_proteins, prepared
+from plm_composer.inference.embedding.compute import embed_proteins
 from plm_composer.inference.embedding.request import RESIDUES, FloatArray, IntArray, Request, kind_of
 from plm_composer.inference.embedding.windows import DEFAULT_WINDOW
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place
+from plm_composer.model.predict import Place, prepared
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import return_freed_memory
 from plm_composer.hardware.processes import ALONE, Team
-from plm_composer.inference.embedding.compute import embed_proteins, prepared
+from plm_composer.inference.embedding.compute import embed_proteins
 from plm_composer.inference.embedding.formats import check_name, check_output, write_embeddings
 from plm_composer.inference.embedding.parts import PartFolder, Parts, digest_of
 from plm_composer.inference.embedding.portions import DEFAULT_BOUNDS, Bounds, Portion, portions_of
 from plm_composer.inference.embedding.request import RESIDUES, Request
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place
+from plm_composer.model.predict import Place, prepared
 from plm_composer.shards.inputs.fasta import read_fasta
 from plm_composer.shards.inputs.streams import STDIN
 
