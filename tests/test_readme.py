@@ -22,6 +22,8 @@ seeds: [1]
 variants: {reference: [], less_masked: [data.mask_rate=0.2]}
 """
 
+ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MKAAYIA,3\nK2W,MWTAYIA,0\n"
+
 
 def commands() -> Iterator[list[str]]:
     """The commands of the README's blocks without a language, a word each."""
@@ -54,7 +56,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_proteins(folder / "proteins.fasta")
     for name, fasta in (("uniref50", TRAIN_FASTA), ("train", TRAIN_FASTA), ("val", VAL_FASTA)):
         shutil.copyfile(fasta, folder / f"{name}.fasta.gz")
+    shutil.copyfile(VAL_FASTA, folder / "proteins.fasta.gz")
     (folder / "study.yaml").write_text(STUDY)
+    (folder / "assays").mkdir()
+    (folder / "assays" / "toy.csv").write_text(ASSAY)
     return folder
 
 
