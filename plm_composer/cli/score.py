@@ -70,14 +70,14 @@ def score(
     if scan is not None and (reference or sequence or offset is not None):
         raise UserError("--reference, --sequence and --offset belong to assays; leave them out with --scan")
     if scan is not None and out is None:
-        raise UserError("--scan needs --out, a file that ends in .csv or .npz")
+        raise UserError("--scan needs --out, a file that ends in .csv, .npz or .h5")
     if method not in METHODS:
         raise UserError(f"--method is {method!r}; choose from {', '.join(METHODS)}")
     if mask_together and method != "masked-marginals":
         raise UserError("--mask-together belongs to --method masked-marginals")
     windowing = make_windowing(window, window_tokens)
-    if out is not None:
-        check_scores_file(out, scan is not None)
+    if out is not None and scan is None:
+        check_scores_file(out)
     place = Place(**place_of(device, precision), batch_tokens=batch_tokens, progress=True)
 
     def make_scorer() -> Scorer:
@@ -144,18 +144,19 @@ def _score(
 
 def _scan(make_scorer: Any, method: str, fasta: str, out: Path, model: str, as_json: bool) -> None:
     from plm_composer.evaluation.variants.scan import scan_protein
-    from plm_composer.evaluation.variants.tables import write_scan
+    from plm_composer.evaluation.variants.tables import check_scan_file, write_scan
     from plm_composer.model.predict import prepared
     from plm_composer.shards.inputs.fasta import read_fasta
 
-    proteins = {name: residues.decode() for name, residues in read_fasta(fasta)}
-    if not proteins:
+    records = [((name.split() or [""])[0], residues.decode()) for name, residues in read_fasta(fasta)]
+    check_scan_file(out, [name for name, _ in records])
+    if not records:
         raise UserError(f"{fasta}: holds no proteins")
     scorer = make_scorer()
     with prepared(scorer.model, scorer.place):
-        scans = {name: (protein, scan_protein(scorer, method, protein)) for name, protein in proteins.items()}
+        scans = [(name, protein, scan_protein(scorer, method, protein)) for name, protein in records]
     write_scan(out, scans)
-    print_result({"model": model, "method": method, "proteins": len(proteins), "out": str(out)}, as_json)
+    print_result({"model": model, "method": method, "proteins": len(records), "out": str(out)}, as_json)
 
 
 def _read_target(sequence: str) -> str:

@@ -93,9 +93,8 @@ def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
     assert plm("score", model, "--scan", fasta, "--out", tmp_path / "scan.npz").exit_code == 0
     table, arrays = pd.read_csv(tmp_path / "scan.csv"), np.load(tmp_path / "scan.npz")
     assert list(table["residue"]) == list(f"{TARGET}GGA") and list(table["position"][-3:]) == [1, 2, 3]
-    columns = "".join(arrays["residues"])
-    name = table["protein"][0]
-    np.testing.assert_allclose(table[list(columns)][:10], arrays[name], atol=1e-12)
+    assert list(arrays) == ["first", "second"] == list(dict.fromkeys(table["protein"]))
+    np.testing.assert_allclose(table[list("ACDEFGHIKLMNPQRSTVWY")][:10], arrays["first"], atol=1e-12)
     assert table["K"][1] == 0 and table["W"][1] != 0
 
 
@@ -105,7 +104,8 @@ def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
         ((), "name assays to score, or a FASTA with --scan"),
         (("{assay}", "--scan", "x.fasta"), "not both"),
         (("--scan", "x.fasta"), "--scan needs --out"),
-        (("--scan", "x.fasta", "--out", "x.txt"), r"a scan is written to a file that ends in \.csv or \.npz"),
+        (("--scan", "{fasta}", "--out", "x.txt"), r"x\.txt: the file must end in"),
+        (("--scan", "{fasta}", "--out", "{fasta}.npz"), "two proteins are named 'one'"),
         (("{assay}", "--method", "esm1v"), "--method is 'esm1v'; choose from masked-marginals, wt-marginals"),
         (("{assay}", "--method", "pll", "--mask-together"), "--mask-together belongs to --method masked-marginals"),
         (("{assay}", "--window", "best"), "--window is 'best'; choose from optimal, sliding, none"),
@@ -117,8 +117,10 @@ def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(model: Path, assay: Path, arguments: tuple[str, ...], message: str) -> None:
+    fasta = assay.with_suffix(".fasta")
+    fasta.write_text(f">one\n{TARGET}\n>one again\n{TARGET}\n")
     with pytest.raises(UserError, match=message):
-        plm("score", model, *(argument.format(assay=assay) for argument in arguments))
+        plm("score", model, *(argument.format(assay=assay, fasta=fasta) for argument in arguments))
 
 
 def test_perplexities_are_printed_and_written(model: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,35 +15,46 @@ from plm_composer.evaluation.results import Score
 from plm_composer.evaluation.variants.assays import Assay
 from plm_composer.evaluation.variants.scan import RESIDUES
 from plm_composer.evaluation.variants.summary import METRICS, AssayScores, Summary
-from plm_composer.files.atomic import replacing
+from plm_composer.files.atomic import check_writable, replacing
+from plm_composer.files.matrices import check_matrices, writing_matrices
 
 FloatArray = npt.NDArray[np.float64]
 _HEADERS = ("Spearman", "AUC", "MCC", "NDCG", "top-10 % recall")
 
 
-def check_scores_file(path: Path, scan: bool = False) -> None:
+def check_scores_file(path: Path) -> None:
     """Checks that scores can be written to a path, before they are computed.
 
     Args:
-        path: A CSV file, or a folder for a file per assay; for a scan, a ``.csv`` or ``.npz`` file.
-        scan: Whether a scan is to be written.
+        path: A CSV file, or a folder for a file per assay, which is made if it is missing.
 
     Raises:
         UserError: The path cannot be written.
     """
-    if scan and path.suffix not in (".csv", ".npz"):
-        raise UserError(f"{path}: a scan is written to a file that ends in .csv or .npz")
-    if path.suffix and path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
-    folder = path.parent if path.suffix else path
-    if path.suffix and not folder.is_dir():
-        raise UserError(f"{path}: there is no folder {folder}")
+    if path.suffix:
+        check_writable(path)
+        return
     try:
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        path.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be made: {error.strerror or error}") from error
+    check_writable(path / "scores.csv")
+
+
+def check_scan_file(path: Path, proteins: Sequence[str]) -> None:
+    """Checks that a scan can be written to a file, before it is computed.
+
+    Args:
+        path: A file that ends in ``.csv``, ``.npz`` or ``.h5``.
+        proteins: Names of the proteins.
+
+    Raises:
+        UserError: The ending is another, the file cannot be written, or two proteins have one name.
+    """
+    if path.suffix == ".csv":
+        check_writable(path)
+    else:
+        check_matrices(path, list(proteins))
 
 
 def write_scores(path: Path, assays: Sequence[Assay], scores: Sequence[FloatArray]) -> list[Path]:
@@ -99,20 +108,20 @@ def write_metrics(path: Path, assays: Sequence[AssayScores]) -> Path:
     return file
 
 
-def write_scan(path: Path, scans: Mapping[str, tuple[str, FloatArray]]) -> None:
+def write_scan(path: Path, scans: Sequence[tuple[str, str, FloatArray]]) -> None:
     """Writes scans.
 
     Args:
         path: A ``.csv`` file, with a row per position (protein, position from 1, residue, then a column per amino
-            acid), or an ``.npz`` file with a matrix per protein and its columns as ``residues``.
-        scans: Sequence and matrix, (residues, 20), by the protein's name.
+            acid), or a file of ``files/matrices.py`` with a matrix per protein, columns in the order of ``RESIDUES``.
+        scans: Name, sequence and matrix, (residues, 20), of each protein.
 
     Raises:
         UserError: The file cannot be written.
     """
     if path.suffix == ".csv":
         tables = []
-        for name, (protein, matrix) in scans.items():
+        for name, protein, matrix in scans:
             table = pd.DataFrame(matrix, columns=list(RESIDUES))
             positions = pd.DataFrame(
                 {"protein": name, "position": range(1, len(protein) + 1), "residue": list(protein)}
@@ -120,14 +129,9 @@ def write_scan(path: Path, scans: Mapping[str, tuple[str, FloatArray]]) -> None:
             tables.append(pd.concat([positions, table], axis=1))
         _write_csv(path, pd.concat(tables))
         return
-    arrays = {name: matrix for name, (_, matrix) in scans.items()} | {"residues": np.array(list(RESIDUES))}
-    try:
-        with replacing(path) as partial, zipfile.ZipFile(partial, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)  # type: ignore[no-untyped-call]
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing_matrices(path) as write:
+        for name, _, matrix in scans:
+            write(name, matrix)
 
 
 def describe_metrics(assays: Sequence[AssayScores], summary: Summary) -> str:

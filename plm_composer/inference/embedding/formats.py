@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from plm_composer.errors import UserError, first_line
-from plm_composer.files.atomic import is_full, replacing
+from plm_composer.files.atomic import check_writable, is_full, replacing
 from plm_composer.inference.embedding.array_files import (
     Array,
     ArrayStream,
@@ -250,15 +249,7 @@ def check_output(path: Path) -> None:
     """
     if path.suffix not in _WRITERS:
         raise UserError(f"{path}: the file must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+    check_writable(path)
 
 
 @dataclasses.dataclass(frozen=True)
