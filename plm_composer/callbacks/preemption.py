@@ -38,6 +38,10 @@ class Preemption(Callback):
         self._signalled = False
         self._previous: Any = signal.SIG_DFL
 
+    def signalled(self) -> bool:
+        """Whether a process of the run has got the signal; every process calls this."""
+        return bool(greatest_of_all(int(self._signalled)))
+
     def fit_start(self, state: State, logger: Logger) -> None:
         """Replaces Composer's handler of SIGTERM."""
         self._previous = signal.signal(signal.SIGTERM, self._on_signal)
@@ -45,7 +49,7 @@ class Preemption(Callback):
     def batch_checkpoint(self, state: State, logger: Logger) -> None:
         """Ends the training if a process got the signal, which makes Composer save a checkpoint."""
         assert state.max_duration is not None
-        if greatest_of_all(int(self._signalled)) and state.timestamp < state.max_duration:
+        if self.signalled() and state.timestamp < state.max_duration:
             self.stopped_at = int(state.timestamp.batch)
             state.stop_training()
             # Otherwise Composer would evaluate, and use up the grace period that the checkpoint needs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from composer import Logger, State
 from composer.utils import dist
 
 from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
@@ -11,7 +12,7 @@ from plm_composer.evaluation.probes.evaluate import run_probe
 from plm_composer.evaluation.probes.tables import read_probe_table
 from plm_composer.evaluation.results import Result
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place
+from plm_composer.model.predict import Place, layer_numbers
 
 
 class Probe(ScheduledEvaluation):
@@ -52,6 +53,14 @@ class Probe(ScheduledEvaluation):
         self.data = read_probe_table(Path(table), target, kind=kind, train_limit=train_limit, test_limit=test_limit)
         self.title = f"{Path(table).name.split('.')[0]} {target}"
         self.layer, self.train_residues = layer, train_residues
+
+    def init(self, state: State, logger: Logger) -> None:
+        """Checks the layer, before anything is trained.
+
+        Raises:
+            UserError: The model has no such layer.
+        """
+        layer_numbers((self.layer,), getattr(state.model, "module", state.model).model.config.num_hidden_layers)
 
     def tokens(self) -> int:
         """Number of tokens that one evaluation sends through the model on the first process."""

@@ -13,7 +13,7 @@ from plm_composer.errors import UserError
 from plm_composer.evaluation.results import Result
 from plm_composer.evaluation.variants.assays import Assay, find_assays, read_assay, read_reference
 from plm_composer.evaluation.variants.evaluate import compare_assay, draw_mutants, score_assay, to_results
-from plm_composer.evaluation.variants.methods import METHODS, Scorer
+from plm_composer.evaluation.variants.methods import METHODS, Scorer, check_method
 from plm_composer.evaluation.variants.summary import summarise
 from plm_composer.evaluation.windows import WINDOW_TOKENS
 from plm_composer.model.esm2 import ESM2
@@ -57,12 +57,15 @@ class ProteinGym(ScheduledEvaluation):
         if method not in METHODS:
             raise UserError(f"callbacks.proteingym.method is {method!r}; choose from {', '.join(METHODS)}")
         self.method = method
+        self._label = f"{method}, in training"
         known = None if reference is None else read_reference(Path(reference))
         paths = _choose(find_assays([Path(folder)]), assays, max_assays, seed)
         whole = [read_assay(path, known) for path in paths]
         for path, assay in zip(paths, whole, strict=True):
             if assay.measured is None:
                 raise UserError(f"{path}: has no column DMS_score, with which callbacks.proteingym compares scores")
+        for assay in whole:
+            check_method(method, assay.target, assay.variants, f"callbacks.proteingym: {assay.name}")
         self.assays: list[Assay] = [draw_mutants(assay, max_mutants, seed) for assay in whole]
 
     def tokens(self) -> int:
@@ -74,16 +77,15 @@ class ProteinGym(ScheduledEvaluation):
         scorer = Scorer(model, place, all_processes=True)
         compared = [compare_assay(assay, score_assay(scorer, self.method, assay)) for assay in self.assays]
         scored = [each for each in compared if each is not None]
-        return to_results(self.method, scored, summarise(scored)) if scored else []
+        return to_results(self._label, scored, summarise(scored), {"method": self.method}) if scored else []
 
     def metrics(self, results: Sequence[Result]) -> dict[str, float]:
         """The averages by name, and ``spearman of ASSAY``."""
         average, *assays = results
         averages = {name: score.value for name, score in average.scores.items()}
-        suffix = f" ({self.method})"
-        return averages | {
-            f"spearman of {each.name.removesuffix(suffix)}": each.scores["spearman"].value for each in assays
-        }
+        suffix = f" ({self._label})"
+        correlations = {each.name.removesuffix(suffix): each.scores.get("spearman") for each in assays}
+        return averages | {f"spearman of {name}": score.value for name, score in correlations.items() if score}
 
 
 def _choose(paths: list[Path], names: Sequence[str] | None, limit: int, seed: int) -> list[Path]:
@@ -93,6 +95,8 @@ def _choose(paths: list[Path], names: Sequence[str] | None, limit: int, seed: in
         return [paths[index] for index in sorted(np.random.default_rng(seed).choice(len(paths), limit, replace=False))]
     known = {path.stem: path for path in paths}
     wanted = [name.removesuffix(".csv") for name in names]
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise UserError("callbacks.proteingym.assays: name at least one assay, and each once; or null to draw some")
     for name in wanted:
         if name not in known:
             raise UserError(f"callbacks.proteingym.assays: there is no {name}.csv in {paths[0].parent}")

@@ -10,12 +10,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from composer import Callback, Logger, State
-from composer.core import Event
-from composer.utils import create_interval_scheduler
+from composer.core import Time, TimeUnit
 
 from plm_composer.callbacks.evaluated_model import evaluated_model, evaluation_place
 from plm_composer.callbacks.order import Position
-from plm_composer.callbacks.preemption import stopped_at
+from plm_composer.callbacks.preemption import Preemption, stopped_at
 from plm_composer.errors import UserError
 from plm_composer.evaluation.results import Result
 from plm_composer.hardware.machine import synchronize
@@ -23,6 +22,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, Query, predict_logits
 from plm_composer.tokenizer import STANDARD_IDS
 
+_UNITS = (TimeUnit.EPOCH, TimeUnit.BATCH, TimeUnit.SAMPLE, TimeUnit.TOKEN, TimeUnit.DURATION)
 _CALIBRATION_LENGTH = 256
 """Number of tokens of the made-up proteins by which the time of an evaluation is estimated."""
 
@@ -47,17 +47,13 @@ class ScheduledEvaluation(Callback, abc.ABC):
     name: ClassVar[str]
 
     def __init__(self, interval: str | int = "1ep", batch_tokens: int = 16384) -> None:
-        try:
-            self._is_due = create_interval_scheduler(interval, checkpoint_events=False, final_events={Event.BATCH_END})
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise UserError(
-                f"callbacks.{self.name}.interval is {interval!r}; write a number and a unit, such as 1000ba or 1ep"
-            ) from error
+        self.interval = _parse_interval(f"callbacks.{self.name}.interval", interval)
         if batch_tokens < 1:
             raise UserError(f"callbacks.{self.name}.batch_tokens is {batch_tokens}; it must be at least 1")
         self.batch_tokens = batch_tokens
         self.results: list[Result] = []
         self._evaluated_batch = -1
+        self._intervals = 0
 
     @abc.abstractmethod
     def tokens(self) -> int:
@@ -80,13 +76,18 @@ class ScheduledEvaluation(Callback, abc.ABC):
         """
         return {name: score.value for result in results for name, score in result.scores.items()}
 
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Counts the intervals that have passed, of a run that is resumed."""
+        self._intervals = self._count_intervals(state)
+
     def batch_end(self, state: State, logger: Logger) -> None:
         """Evaluates if it is due after this batch, or at the end of training."""
-        self._evaluate_if_due(Event.BATCH_END, state, logger)
+        if self.interval.unit != TimeUnit.EPOCH or _is_over(state):
+            self._evaluate_if_due(state, logger)
 
     def epoch_end(self, state: State, logger: Logger) -> None:
         """Evaluates if it is due after this epoch."""
-        self._evaluate_if_due(Event.EPOCH_END, state, logger)
+        self._evaluate_if_due(state, logger)
 
     def estimate_seconds(self, state: State) -> float:
         """Estimates how long an evaluation takes, in seconds, from a batch of made-up proteins.
@@ -108,10 +109,18 @@ class ScheduledEvaluation(Callback, abc.ABC):
                 seconds = time.perf_counter() - start
         return seconds * tokens / (count * _CALIBRATION_LENGTH)
 
-    def _evaluate_if_due(self, event: Event, state: State, logger: Logger) -> None:
-        batch = int(state.timestamp.batch)
-        due = self._is_due(state, event)
-        if not due or batch == self._evaluated_batch or stopped_at(state.callbacks) is not None:
+    def _count_intervals(self, state: State) -> int:
+        if self.interval.unit == TimeUnit.DURATION:
+            elapsed = state.get_elapsed_duration()
+            # A budget changes the duration from batch to batch, so that shares are compared, not numbers of batches.
+            return 0 if elapsed is None else int(elapsed.value / self.interval.value + 1e-9)
+        return int(state.timestamp.get(self.interval.unit).value // self.interval.value)
+
+    def _evaluate_if_due(self, state: State, logger: Logger) -> None:
+        batch, before = int(state.timestamp.batch), self._intervals
+        self._intervals = max(before, self._count_intervals(state))
+        due = self._intervals > before or _is_over(state)
+        if not due or batch == self._evaluated_batch or _is_stopping(state):
             return
         self._evaluated_batch = batch
         charged_to = [callback for callback in state.callbacks if isinstance(callback, ChargesEvaluations)]
@@ -124,6 +133,28 @@ class ScheduledEvaluation(Callback, abc.ABC):
             logger.log_metrics({f"metrics/{self.name}/{name}": value for name, value in metrics.items()})
         for callback in charged_to:
             callback.end_evaluation(self.name)
+
+
+def _parse_interval(key: str, interval: str | int) -> Time:
+    try:
+        time = Time.from_input(interval, TimeUnit.EPOCH)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{key} is {interval!r}; write a number and a unit, such as 1000ba or 1ep") from error
+    if time.value <= 0 or time.unit not in _UNITS:
+        raise UserError(f"{key} is {interval!r}; it must be above 0, in {', '.join(unit.value for unit in _UNITS)}")
+    return time
+
+
+def _is_over(state: State) -> bool:
+    elapsed = state.get_elapsed_duration()
+    return elapsed is not None and elapsed.value >= 1
+
+
+def _is_stopping(state: State) -> bool:
+    """Whether a signal has ended the training, or will: then the time that is left is for the checkpoint."""
+    if stopped_at(state.callbacks) is not None:
+        return True
+    return any(callback.signalled() for callback in state.callbacks if isinstance(callback, Preemption))
 
 
 class ChargesEvaluations(abc.ABC):

@@ -47,9 +47,9 @@ def perplexity(
 
     from plm_composer.evaluation.pseudo_perplexity import compute_perplexities, pool_perplexities
     from plm_composer.evaluation.results import Result, Score
-    from plm_composer.evaluation.variants.tables import check_scores_file
+    from plm_composer.evaluation.variants.tables import write_csv
     from plm_composer.evaluation.windows import make_windowing
-    from plm_composer.files.atomic import replacing
+    from plm_composer.files.atomic import check_writable
     from plm_composer.inference.load import load_trained
     from plm_composer.model.predict import Place, prepared
     from plm_composer.shards.inputs.fasta import read_fasta
@@ -58,7 +58,7 @@ def perplexity(
     if out is not None:
         if out.suffix != ".csv":
             raise UserError(f"{out}: the file must end in .csv")
-        check_scores_file(out)
+        check_writable(out)
     place = Place(**place_of(device, precision), batch_tokens=batch_tokens, progress=True)
     records = list(itertools.islice(read_fasta(fasta), limit))
     if not records:
@@ -69,8 +69,7 @@ def perplexity(
         found = compute_perplexities(loaded.model, proteins, place, exact=not one_pass, windowing=windowing)
     if out is not None:
         rows = [{"protein": name, **dataclasses.asdict(each)} for name, each in zip(names, found, strict=True)]
-        with replacing(out) as partial:
-            pd.DataFrame(rows).dropna(axis=1, how="all").to_csv(partial, index=False)
+        write_csv(out, pd.DataFrame(rows).dropna(axis=1, how="all"))
     pooled = {key: value for key, value in dataclasses.asdict(pool_perplexities(found)).items() if value is not None}
     scores = {name: Score(float(value)) for name, value in pooled.items() if name != "residues"}
     settings = {"proteins": len(found), "residues": pooled["residues"]}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,7 +62,6 @@ def score(
     Example: plm score runs/esm2_small BLAT_ECOLX_Stiffler_2015.csv --reference DMS_substitutions.csv --out scores.csv
     """
     from plm_composer.evaluation.variants.methods import METHODS, Scorer
-    from plm_composer.evaluation.variants.tables import check_scores_file
     from plm_composer.evaluation.windows import make_windowing
     from plm_composer.inference.load import load_trained
     from plm_composer.model.predict import Place
@@ -76,8 +77,6 @@ def score(
     if mask_together and method != "masked-marginals":
         raise UserError("--mask-together belongs to --method masked-marginals")
     windowing = make_windowing(window, window_tokens)
-    if out is not None and scan is None:
-        check_scores_file(out)
     place = Place(**place_of(device, precision), batch_tokens=batch_tokens, progress=True)
 
     def make_scorer() -> Scorer:
@@ -87,12 +86,15 @@ def score(
         assert out is not None
         _scan(make_scorer, method, scan, out, model, as_json)
     else:
-        _score(make_scorer, method, assays or [], reference, sequence, offset, out, model, as_json)
+        settings = {"method": method, "window": window, "precision": precision}
+        if mask_together:
+            settings["masks"] = "together"
+        _score(make_scorer, settings, assays or [], reference, sequence, offset, out, model, as_json)
 
 
 def _score(
-    make_scorer: Any,
-    method: str,
+    make_scorer: Callable[[], Scorer],
+    settings: dict[str, str],
     paths: list[Path],
     reference: Path | None,
     sequence: str | None,
@@ -103,14 +105,31 @@ def _score(
 ) -> None:
     from plm_composer.evaluation.variants.assays import find_assays, read_assay, read_reference
     from plm_composer.evaluation.variants.evaluate import compare_assay, score_assay, to_results
+    from plm_composer.evaluation.variants.methods import check_method
     from plm_composer.evaluation.variants.summary import summarise
-    from plm_composer.evaluation.variants.tables import describe_metrics, write_metrics, write_scores
+    from plm_composer.evaluation.variants.tables import (
+        check_scores_file,
+        describe_metrics,
+        write_metrics,
+        write_scores,
+    )
     from plm_composer.model.predict import prepared
 
+    method = settings["method"]
     known = None if reference is None else read_reference(reference)
     target = None if sequence is None else _read_target(sequence)
     # All are read before the first is scored, so that a mistake in the last one costs nothing.
-    assays = [read_assay(path, known, target, offset) for path in find_assays(paths)]
+    files = find_assays(paths)
+    assays = [read_assay(path, known, target, offset) for path in files]
+    for path, assay in zip(files, assays, strict=True):
+        check_method(method, assay.target, assay.variants, str(path))
+    names = [assay.name for assay in assays]
+    if len(set(names)) < len(names):
+        raise UserError(f"two assays are named {max(names, key=names.count)}; rename one, or score them apart")
+    if out is not None:
+        check_scores_file(out, assays, files)
+    elif all(assay.measured is None for assay in assays):
+        raise UserError("no assay has a column DMS_score to compare scores with; write the scores with --out")
     if known is not None:
         for assay in assays:
             if f"{assay.name}.csv" not in known:
@@ -121,13 +140,16 @@ def _score(
     written = [] if out is None else write_scores(out, assays, scores)
     compared = [compare_assay(assay, values) for assay, values in zip(assays, scores, strict=True)]
     measured = [each for each in compared if each is not None]
+    for assay, each in zip(assays, compared, strict=True):
+        if assay.measured is not None and each is None:
+            print(f"{assay.name}: fewer than three measured mutants; left out of the metrics", file=sys.stderr)
     if not measured:
         print_result({"model": model, "method": method, "mutants": sum(map(len, scores)), "out": str(out)}, as_json)
         return
     summary = summarise(measured)
     if out is not None:
         written.append(write_metrics(out, measured))
-    for kept in to_results(method, measured, summary):
+    for kept in to_results(", ".join(settings.values()), measured, summary, settings):
         keep_result(model, kept)
     if as_json:
         result = {"model": model, "method": method, "files": [str(path) for path in written]}
@@ -142,7 +164,7 @@ def _score(
         print(f"written: {path}", file=sys.stderr)
 
 
-def _scan(make_scorer: Any, method: str, fasta: str, out: Path, model: str, as_json: bool) -> None:
+def _scan(make_scorer: Callable[[], Scorer], method: str, fasta: str, out: Path, model: str, as_json: bool) -> None:
     from plm_composer.evaluation.variants.scan import scan_protein
     from plm_composer.evaluation.variants.tables import check_scan_file, write_scan
     from plm_composer.model.predict import prepared
@@ -163,9 +185,9 @@ def _read_target(sequence: str) -> str:
     """Reads ``--sequence``: residues as they are, or a FASTA of one protein."""
     from plm_composer.shards.inputs.fasta import read_fasta
 
-    if not Path(sequence).is_file():
-        if sequence.isalpha() and sequence.isascii():
-            return sequence.upper()
+    if sequence.isalpha() and sequence.isascii():
+        return sequence.upper()
+    if not os.path.isfile(sequence):  # noqa: PTH113 - pathlib fails for a text that is too long for a name
         raise UserError(f"--sequence {sequence!r}: neither residues nor a file; name a FASTA of one protein")
     proteins = [residues.decode() for _, residues in read_fasta(sequence)]
     if len(proteins) != 1:

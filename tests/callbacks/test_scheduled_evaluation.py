@@ -8,20 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from composer import Logger, State, Time, Timestamp
+from composer.core import TimeUnit
+from composer.devices import DeviceCPU
 
 from plm_composer.callbacks.proteingym import ProteinGym
+from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
 from plm_composer.config.registry import Component
 from plm_composer.errors import UserError
 from plm_composer.evaluation.contacts.evaluate import evaluate_contacts
 from plm_composer.evaluation.contacts.structures import read_structure
 from plm_composer.evaluation.probes.evaluate import run_probe
 from plm_composer.evaluation.probes.tables import read_probe_table
-from plm_composer.evaluation.results import read_results
+from plm_composer.evaluation.results import Result, read_results
 from plm_composer.evaluation.variants.assays import read_assay
 from plm_composer.evaluation.variants.evaluate import draw_mutants
 from plm_composer.evaluation.variants.methods import Scorer, score_variants
 from plm_composer.evaluation.variants.metrics import spearman
 from plm_composer.inference.load import load_trained
+from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.predict import Place
 from plm_composer.sample import VAL_FASTA
 from plm_composer.shards.inputs.fasta import read_fasta
 from tests.commands import REPOSITORY, TINY, run_in
@@ -92,9 +101,11 @@ def test_scores_are_those_of_the_saved_model_and_training_does_not_notice(
     assert list(found) == [4, 6]
     assert found[6] == pytest.approx(expected(with_it, assays, "wt-marginals", "A"), abs=1e-6)
     kept = {result.name: result for result in read_results(with_it)}
-    assert kept.keys() == {"average (wt-marginals)", "A (wt-marginals)", "B (wt-marginals)"}
+    assert kept.keys() == {f"{name} (wt-marginals, in training)" for name in ("average of 2 assays", *ASSAYS)}
     mean = np.mean([expected(with_it, assays, "wt-marginals", name) for name in ASSAYS])
-    assert kept["average (wt-marginals)"].scores["spearman"].value == pytest.approx(mean, abs=1e-6)
+    assert kept["average of 2 assays (wt-marginals, in training)"].scores["spearman"].value == pytest.approx(
+        mean, abs=1e-6
+    )
     assert logged(with_it, "metrics/proteingym/ndcg").keys() == {4, 6}
 
 
@@ -132,6 +143,8 @@ def test_a_sharded_model_on_two_processes_is_scored_whole(
     ("arguments", "message"),
     [
         ({"interval": "often"}, r"callbacks\.proteingym\.interval is 'often'; write a number and a unit"),
+        ({"interval": "0ba"}, r"callbacks\.proteingym\.interval is '0ba'; it must be above 0, in ep, ba"),
+        ({"assays": []}, r"callbacks\.proteingym\.assays: name at least one assay, and each once"),
         ({"method": "best"}, r"callbacks\.proteingym\.method is 'best'; choose from masked-marginals"),
         ({"max_mutants": 0}, r"callbacks\.proteingym\.max_mutants is 0; it must be at least 1"),
         ({"assays": ["C"]}, r"callbacks\.proteingym\.assays: there is no C\.csv in"),
@@ -142,6 +155,36 @@ def test_a_sharded_model_on_two_processes_is_scored_whole(
 def test_what_is_wrong_is_one_line(assays: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Component("callbacks.proteingym", ProteinGym, {"folder": str(assays), **arguments}).make()
+
+
+@pytest.mark.parametrize(("interval", "expected"), [("0.1dur", 10), ("300ba", 4), ("1ep", 2)])
+def test_evaluations_are_spread_evenly_though_a_budget_changes_the_duration(interval: str, expected: int) -> None:
+    class Counting(ScheduledEvaluation):
+        name = "counting"
+
+        def tokens(self) -> int:
+            return 1
+
+        def evaluate(self, model: ESM2, place: Place) -> list[Result]:
+            batches.append(int(state.timestamp.batch))
+            return []
+
+    batches: list[int] = []
+    evaluation = Counting(interval)
+    model = ESM2ComposerModel(ESM2(ESM2Config(1, 8, 2, 8)))
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = State(model, 0, "run", DeviceCPU(), optimizers=optimizer, callbacks=[evaluation])
+    logger = Logger(state)
+    state.max_duration = Time(1000, TimeUnit.BATCH)
+    evaluation.fit_start(state, logger)
+    for batch in range(1, 1001):
+        state.max_duration = Time(1000 if batch > 994 else 995 + batch % 11, TimeUnit.BATCH)
+        state.timestamp = Timestamp(epoch=batch // 500, batch=batch)
+        evaluation.batch_end(state, logger)
+        if batch % 500 == 0:
+            evaluation.epoch_end(state, logger)
+    assert batches[-1] == 1000 and len(batches) == expected
+    assert len(set(batches)) == len(batches)
 
 
 def test_assays_and_mutants_are_drawn_the_same_each_time(assays: Path) -> None:

@@ -81,9 +81,9 @@ def test_a_result_is_kept_in_the_run_folder(model: Path, assay: Path, tmp_path: 
     (run / "export").symlink_to(model)
     assert plm("score", run, assay, "--method", "wt-marginals").exit_code == 0
     one, average = read_results(run)
-    assert (average.kind, average.name) == ("variants", "average (wt-marginals)")
-    assert average.settings == {"assays": 1, "mutants": 3}
-    assert one.name == "TOY_Me_2026 (wt-marginals)" and "spearman" in one.scores
+    assert (average.kind, average.name) == ("variants", "average of 1 assay (wt-marginals, optimal, fp32)")
+    assert average.settings == {"method": "wt-marginals", "window": "optimal", "precision": "fp32", "mutants": 3}
+    assert one.name.startswith("TOY_Me_2026 (") and "spearman" in one.scores
 
 
 def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
@@ -107,6 +107,12 @@ def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
         (("--scan", "{fasta}", "--out", "x.txt"), r"x\.txt: the file must end in"),
         (("--scan", "{fasta}", "--out", "{fasta}.npz"), "two proteins are named 'one'"),
         (("{assay}", "--method", "esm1v"), "--method is 'esm1v'; choose from masked-marginals, wt-marginals"),
+        (("{assay}", "--out", "x.tsv"), r"x\.tsv: name a file that ends in \.csv, or a folder"),
+        (("{assay}", "--out", "{assay}"), "is an input, and is not replaced"),
+        (("{assay}", "{assay}"), "two assays are named TOY_Me_2026"),
+        (("{scored}", "--out", "x.csv"), "has a column 'score' already; rename it"),
+        (("{unmeasured}",), "no assay has a column DMS_score"),
+        (("{unmeasured}", "--sequence", "M" * 300), "line 2: K2W, but residue 2 of the target is M"),
         (("{assay}", "--method", "pll", "--mask-together"), "--mask-together belongs to --method masked-marginals"),
         (("{assay}", "--window", "best"), "--window is 'best'; choose from optimal, sliding, none"),
         (("{assay}", "--sequence", "no.fasta"), "neither residues nor a file"),
@@ -119,8 +125,13 @@ def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_is_one_line(model: Path, assay: Path, arguments: tuple[str, ...], message: str) -> None:
     fasta = assay.with_suffix(".fasta")
     fasta.write_text(f">one\n{TARGET}\n>one again\n{TARGET}\n")
+    scored, unmeasured = assay.with_name("scored.csv"), assay.with_name("unmeasured.csv")
+    scored.write_text("mutant,mutated_sequence,score\nK2W,MWTAYIAKQR,1\n")
+    unmeasured.write_text("mutant,mutated_sequence\nK2W,MWTAYIAKQR\n")
+    paths = {"assay": assay, "fasta": fasta, "scored": scored, "unmeasured": unmeasured}
     with pytest.raises(UserError, match=message):
-        plm("score", model, *(argument.format(assay=assay, fasta=fasta) for argument in arguments))
+        plm("score", model, *(argument.format(**paths) for argument in arguments))
+    assert assay.read_text() == ASSAY
 
 
 def test_perplexities_are_printed_and_written(model: Path, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import pandas as pd
 from plm_composer.errors import UserError, first_line
 from plm_composer.evaluation.variants.mutations import Variant, compare, find_offset, find_target, parse_mutant
 from plm_composer.evaluation.variants.mutations import place_mutant as place
+from plm_composer.tokenizer import UNK_ID, encode
 
 MUTANT, MEASURED, BINARY = "mutant", "DMS_score", "DMS_score_bin"
 SEQUENCE_COLUMNS = ("mutated_sequence", "sequence")
 _CUTOFF = "DMS_binarization_cutoff"
+_TARGET_NAMES = ("wt", "wildtype")
 _FIRST_LINE = 2
 """Line of a CSV's first row, below the header."""
 
@@ -32,7 +34,7 @@ class Assay:
         target: Residues of the target; None if unknown.
         variants: The mutants, one a row.
         measured: Measured values, NaN where missing, shape (rows,); None if the file has none.
-        binary: Whether each mutant counts as fit, shape (rows,); None if there are no measured values.
+        binary: Whether each mutant counts as fit, 0 or 1, NaN if unknown, shape (rows,); None if nothing was measured.
         protein: UniProt name of the target; the assay's name if unknown.
         selection: Coarse selection type; ``unknown`` if unknown.
     """
@@ -42,7 +44,7 @@ class Assay:
     target: str | None
     variants: list[Variant]
     measured: npt.NDArray[np.float64] | None = None
-    binary: npt.NDArray[np.int64] | None = None
+    binary: npt.NDArray[np.float64] | None = None
     protein: str = ""
     selection: str = "unknown"
 
@@ -116,7 +118,8 @@ def read_assay(
 
     Args:
         path: A CSV with ``mutant`` or ``mutated_sequence`` (or ``sequence``), or both; ``DMS_score`` and
-            ``DMS_score_bin`` if they were measured.
+            ``DMS_score_bin`` if they were measured. ``mutant`` may hold whole sequences, as ProteinGym's files of
+            insertions and deletions have it, and be empty in rows that have a sequence.
         reference: Rows of the reference by file name, from ``read_reference``.
         target: Residues of the target; None to find them.
         offset: Number of the target's first residue in ``mutant``; None for the reference's ``start_idx``, or 1.
@@ -134,7 +137,10 @@ def read_assay(
     target = target or str(row.get("target_seq") or "").upper() or None
     if offset is None:
         offset = _whole_number(row.get("start_idx") or 1, f"the reference's start_idx of {path.name}")
-    if MUTANT in table:
+    has_mutants = MUTANT in table
+    if has_mutants and sequences is None and all(len(each) > 1 and each.isalpha() for each in table[MUTANT]):
+        has_mutants, sequences = all(each.lower() in _TARGET_NAMES for each in table[MUTANT]), table[MUTANT].str.upper()
+    if has_mutants:
         variants, target = _from_mutants(path, table[MUTANT], sequences, target, offset)
     else:
         assert sequences is not None
@@ -157,21 +163,28 @@ def _from_mutants(
     path: Path, mutants: pd.Series, sequences: pd.Series | None, target: str | None, offset: int
 ) -> tuple[list[Variant], str]:
     lines = [f"{path} line {line}" for line in range(_FIRST_LINE, len(mutants) + _FIRST_LINE)]
-    parsed = [parse_mutant(text, line) for text, line in zip(mutants, lines, strict=True)]
-    if target is None and sequences is not None:
-        target = find_target(parsed, list(sequences), offset)
+    given = [""] * len(mutants) if sequences is None else list(sequences)
+    _check_residues(path, [each for each in given if each])
+    whole = [not text.strip() and bool(sequence) for text, sequence in zip(mutants, given, strict=True)]
+    parsed = [[] if skip else parse_mutant(*each) for skip, *each in zip(whole, mutants, lines, strict=True)]
+    if target is None:
+        known = [row for row, sequence in enumerate(given) if sequence and not whole[row]]
+        target = find_target([parsed[row] for row in known], [given[row] for row in known], offset)
     if target is None:
         raise UserError(
             f"{path}: the target is unknown; give --reference, --sequence, or whole mutants in a column "
             f"{SEQUENCE_COLUMNS[0]}"
         )
     try:
-        variants = [place(target, each, offset, line) for each, line in zip(parsed, lines, strict=True)]
+        variants = [
+            compare(target, sequence) if is_whole else place(target, each, offset, line)
+            for is_whole, sequence, each, line in zip(whole, given, parsed, lines, strict=True)
+        ]
     except UserError as error:
         other = find_offset(target, parsed)
-        hint = "" if other is None else f"; all mutants fit with --offset {other}"
+        hint = "" if other in (None, offset) else f"; all mutants fit with --offset {other}"
         raise UserError(f"{error}{hint}") from error
-    for variant, line, sequence in zip(variants, lines, () if sequences is None else sequences, strict=False):
+    for variant, line, sequence in zip(variants, lines, given, strict=True):
         if sequence and sequence != variant.sequence:
             raise UserError(f"{line}: the sequence is not the target with the mutations of this row")
     return variants, target
@@ -179,12 +192,15 @@ def _from_mutants(
 
 def _check_residues(path: Path, sequences: Sequence[str]) -> None:
     for line, sequence in enumerate(sequences, _FIRST_LINE):
-        if not sequence.isalpha() or not sequence.isascii():
-            raise UserError(f"{path} line {line}: {sequence[:20]!r} is no sequence of residues")
+        if not sequence.isalpha() or not sequence.isascii() or UNK_ID in encode(sequence.encode()):
+            raise UserError(f"{path} line {line}: {sequence[:20]!r} is no sequence of residues that ESM2 knows")
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
+        header = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, nrows=1).iloc[0]
+        if not header.is_unique:
+            raise UserError(f"{path}: has two columns {header[header.duplicated()].iloc[0]!r}; remove or rename one")
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: cannot be read as CSV: {first_line(error)}") from error
@@ -203,17 +219,20 @@ def _numbers(path: Path, table: pd.DataFrame, column: str) -> npt.NDArray[np.flo
 
 def _binary(
     path: Path, table: pd.DataFrame, measured: npt.NDArray[np.float64] | None, row: Mapping[str, Any]
-) -> npt.NDArray[np.int64] | None:
+) -> npt.NDArray[np.float64] | None:
     """The file's own classes, or those of the reference's cutoff, or of the median, as ProteinGym's default is."""
     given = _numbers(path, table, BINARY)
     if given is not None:
-        return np.nan_to_num(given).astype(np.int64)
+        for line, value in enumerate(given, _FIRST_LINE):
+            if value not in (0, 1) and not np.isnan(value):
+                raise UserError(f"{path} line {line}: {BINARY} is {value:g}; it must be 0 or 1, or empty")
+        return given
     if measured is None:
         return None
     cutoff = _numbers(path, pd.DataFrame({_CUTOFF: [str(row.get(_CUTOFF, ""))]}), _CUTOFF)
     assert cutoff is not None
     threshold = np.nanmedian(measured) if np.isnan(cutoff[0]) else cutoff[0]
-    return (measured >= threshold).astype(np.int64)
+    return np.where(np.isnan(measured), np.nan, measured >= threshold)
 
 
 def _whole_number(value: Any, name: str) -> int:

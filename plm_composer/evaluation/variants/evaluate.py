@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,7 @@ from plm_composer.evaluation.variants.metrics import evaluate_assay
 from plm_composer.evaluation.variants.summary import AssayScores, Summary
 
 FloatArray = npt.NDArray[np.float64]
+Setting = str | int | float | bool | None
 _LEAST_MUTANTS = 3
 
 
@@ -55,17 +58,24 @@ def draw_mutants(assay: Assay, limit: int, seed: int) -> Assay:
     return assay.take(rows)
 
 
-def to_results(method: str, assays: list[AssayScores], summary: Summary) -> list[Result]:
+def to_results(
+    label: str, assays: list[AssayScores], summary: Summary, settings: Mapping[str, Setting]
+) -> list[Result]:
     """Makes the results that are kept in a run folder: the averages, then each assay.
 
     Args:
-        method: Name of the method.
+        label: What distinguishes these scores from others of the same assays, such as the method.
         assays: Metrics of each assay, at least one.
         summary: Their averages.
+        settings: How the mutants were scored.
     """
+    count = len(assays)
     mutants = sum(each.mutants for each in assays)
-    average = Result("variants", f"average ({method})", summary.average, {"assays": len(assays), "mutants": mutants})
+    average = f"average of {count} assay{'' if count == 1 else 's'} ({label})"
     return [
-        average,
-        *(Result("variants", f"{each.assay} ({method})", each.scores, {"mutants": each.mutants}) for each in assays),
+        Result("variants", average, summary.average, {**settings, "mutants": mutants}),
+        *(
+            Result("variants", f"{each.assay} ({label})", each.scores, {**settings, "mutants": each.mutants})
+            for each in assays
+        ),
     ]

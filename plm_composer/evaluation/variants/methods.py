@@ -87,14 +87,24 @@ def score_variants(scorer: Scorer, method: str, target: str | None, variants: Se
     Raises:
         UserError: The method cannot score one of the mutants.
     """
-    if method not in METHODS:
-        raise UserError(f"--method is {method!r}; choose from {', '.join(METHODS)}")
-    if method != "pll" and (target is None or any(variant.substitutions is None for variant in variants)):
-        raise UserError(
-            f"{method} compares residues of the mutant and the target; use --method pll for insertions and deletions, "
-            "or where no target is known"
-        )
+    check_method(method, target, variants)
     return METHODS[method](scorer, target, variants) if variants else np.zeros(0)
+
+
+def check_method(method: str, target: str | None, variants: Sequence[Variant], name: str = "the assay") -> None:
+    """Checks that a method can score mutants, before it does; arguments as for ``score_variants``.
+
+    Raises:
+        UserError: There is no such method, or it cannot score one of the mutants. ``name`` says whose.
+    """
+    if method not in METHODS:
+        raise UserError(f"the method is {method!r}; choose from {', '.join(METHODS)}")
+    if method == "pll":
+        return
+    if target is None:
+        raise UserError(f"{name}: {method} needs the target; give it, or use the method pll")
+    if any(variant.substitutions is None for variant in variants):
+        raise UserError(f"{name}: {method} cannot score insertions and deletions; use the method pll")
 
 
 def _masked_marginals(scorer: Scorer, target: str | None, variants: Sequence[Variant]) -> FloatArray:
@@ -105,7 +115,9 @@ def _masked_marginals(scorer: Scorer, target: str | None, variants: Sequence[Var
         masked = [other.index + 1 for other in variant.substitutions or ()] if together else [each.index + 1]
         return Request(0, tuple(sorted(masked)), each.index + 1)
 
-    return _sum_ratios(scorer, [target], variants, request_of)
+    # Positions are shared by all mutants, but sets of positions are as many as mutants.
+    chunks = _chunks(variants) if together else [variants]
+    return np.concatenate([_sum_ratios(scorer, [target], chunk, request_of) for chunk in chunks])
 
 
 def _wildtype_marginals(scorer: Scorer, target: str | None, variants: Sequence[Variant]) -> FloatArray:
@@ -117,7 +129,7 @@ def _mutant_marginals(scorer: Scorer, target: str | None, variants: Sequence[Var
     del target
     scores = []
     for chunk in _chunks(variants):
-        index = {variant: number for number, variant in enumerate(chunk)}
+        index = {variant: number for number, variant in enumerate(dict.fromkeys(chunk))}
         proteins = [variant.sequence for variant in index]
 
         def request_of(variant: Variant, each: Substitution, index: dict[Variant, int] = index) -> Request:

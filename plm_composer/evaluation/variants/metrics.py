@@ -22,26 +22,29 @@ _VALUES_AT_ONCE = 2_000_000
 """Number of resampled values that are held at once: 16 MB an array."""
 
 
-def evaluate_assay(measured: FloatArray, scores: FloatArray, binary: IntArray | None) -> dict[str, Score]:
+def evaluate_assay(measured: FloatArray, scores: FloatArray, binary: FloatArray | None) -> dict[str, Score]:
     """Computes all metrics of one assay.
 
     Args:
         measured: The measured values, shape (mutants,); higher is fitter.
         scores: The model's, shape (mutants,).
-        binary: Whether each mutant counts as fit, 0 or 1, shape (mutants,); None if unknown, without AUC and MCC.
+        binary: Whether each mutant counts as fit, 0 or 1, NaN if unknown, shape (mutants,); None if all are unknown.
 
     Returns:
-        ``spearman`` with its interval, ``ndcg``, ``top_recall``, and ``auc`` and ``mcc`` if both classes occur.
+        ``spearman`` with its interval, ``ndcg``, ``top_recall``, and ``auc`` and ``mcc`` if both classes occur; without
+        those that are not defined, as of constant scores or of fewer than ten mutants.
     """
     found = {
         "spearman": Score(spearman(measured, scores), *spearman_interval(measured, scores)),
         "ndcg": Score(ndcg(measured, scores)),
         "top_recall": Score(top_recall(measured, scores)),
     }
-    if binary is not None and len(np.unique(binary)) == 2:
-        found["auc"] = Score(float(roc_auc_score(binary, scores)))
-        found["mcc"] = Score(float(matthews_corrcoef(binary, (scores >= np.median(scores)).astype(int))))
-    return found
+    known = np.zeros(0, dtype=np.int64) if binary is None else np.flatnonzero(~np.isnan(binary))
+    if binary is not None and len(np.unique(binary[known])) == 2:
+        classes, chosen = binary[known].astype(int), scores[known]
+        found["auc"] = Score(float(roc_auc_score(classes, chosen)))
+        found["mcc"] = Score(float(matthews_corrcoef(classes, (chosen >= np.median(chosen)).astype(int))))
+    return {name: score for name, score in found.items() if not np.isnan(score.value)}
 
 
 def spearman(measured: FloatArray, scores: FloatArray) -> float:

@@ -46,7 +46,7 @@ def parse_mutant(text: str, where: str) -> list[tuple[str, int, str]]:
     """Reads substitutions, such as ``A30Q:K42E``.
 
     Args:
-        text: Substitutions joined by colons; an empty text, ``WT`` or ``_wt`` is the target itself.
+        text: Substitutions joined by colons; ``WT``, ``_wt`` or ``wildtype`` is the target itself.
         where: The file and line, for errors.
 
     Returns:
@@ -55,7 +55,7 @@ def parse_mutant(text: str, where: str) -> list[tuple[str, int, str]]:
     Raises:
         UserError: The text is something else.
     """
-    if text.strip().lower() in ("", "wt", "_wt", "wildtype"):
+    if text.strip().lower() in ("wt", "_wt", "wildtype"):
         return []
     parsed = []
     for part in text.split(SEPARATOR):

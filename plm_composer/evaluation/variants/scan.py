@@ -10,6 +10,7 @@ from plm_composer.evaluation.variants.mutations import Substitution, Variant
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 """Columns of a scan."""
+_POSITIONS_AT_ONCE = 1024
 
 
 def scan_protein(scorer: Scorer, method: str, protein: str) -> npt.NDArray[np.float64]:
@@ -23,9 +24,12 @@ def scan_protein(scorer: Scorer, method: str, protein: str) -> npt.NDArray[np.fl
     Returns:
         Shape (residues, 20), columns in the order of ``RESIDUES``; 0 where the residue stays.
     """
-    variants = [
-        Variant(protein[:index] + mutant + protein[index + 1 :], (Substitution(wildtype, index, mutant),))
-        for index, wildtype in enumerate(protein)
-        for mutant in RESIDUES
-    ]
-    return score_variants(scorer, method, protein, variants).reshape(len(protein), len(RESIDUES))
+    rows = []
+    for start in range(0, len(protein), _POSITIONS_AT_ONCE):
+        variants = [
+            Variant(protein[:index] + mutant + protein[index + 1 :], (Substitution(protein[index], index, mutant),))
+            for index in range(start, min(start + _POSITIONS_AT_ONCE, len(protein)))
+            for mutant in RESIDUES
+        ]
+        rows.append(score_variants(scorer, method, protein, variants).reshape(-1, len(RESIDUES)))
+    return np.concatenate(rows)

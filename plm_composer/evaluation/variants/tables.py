@@ -22,23 +22,38 @@ FloatArray = npt.NDArray[np.float64]
 _HEADERS = ("Spearman", "AUC", "MCC", "NDCG", "top-10 % recall")
 
 
-def check_scores_file(path: Path) -> None:
-    """Checks that scores can be written to a path, before they are computed.
+def check_scores_file(path: Path, assays: Sequence[Assay], inputs: Sequence[Path]) -> None:
+    """Checks that scores can be written to a path, before they are computed, and that nothing is lost by it.
 
     Args:
-        path: A CSV file, or a folder for a file per assay, which is made if it is missing.
+        path: A ``.csv`` file; or a folder for a file per assay, which is made if it is missing.
+        assays: The assays.
+        inputs: Their files.
 
     Raises:
-        UserError: The path cannot be written.
+        UserError: The path cannot be written, an input would be replaced, two assays have the same name, or a file has
+            a column already that is to be added.
     """
-    if path.suffix:
-        check_writable(path)
-        return
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be made: {error.strerror or error}") from error
-    check_writable(path / "scores.csv")
+    added = ["score", "assay"] if len(assays) > 1 and not _is_folder(path) else ["score"]
+    for assay, source in zip(assays, inputs, strict=True):
+        if taken := [name for name in added if name in assay.table]:
+            raise UserError(f"{source}: has a column {taken[0]!r} already; rename it")
+    if _is_folder(path):
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror or error}") from error
+    elif path.suffix != ".csv":
+        raise UserError(f"{path}: name a file that ends in .csv, or a folder")
+    outputs = [*_score_files(path, assays), _metrics_file(path)]
+    for output in outputs:
+        check_writable(output)
+        if output.exists() and any(output.samefile(source) for source in inputs):
+            raise UserError(f"{output} is an input, and is not replaced; choose another --out")
+    if len(set(outputs)) < len(outputs):
+        raise UserError(
+            f"{path}: two files would have the name {max(outputs, key=outputs.count).name}; rename an assay"
+        )
 
 
 def check_scan_file(path: Path, proteins: Sequence[str]) -> None:
@@ -51,10 +66,13 @@ def check_scan_file(path: Path, proteins: Sequence[str]) -> None:
     Raises:
         UserError: The ending is another, the file cannot be written, or two proteins have one name.
     """
-    if path.suffix == ".csv":
-        check_writable(path)
-    else:
+    if path.suffix != ".csv":
         check_matrices(path, list(proteins))
+        return
+    check_writable(path)
+    if len(set(proteins)) < len(proteins):
+        twice = max(proteins, key=list(proteins).count)
+        raise UserError(f"{path}: two proteins are named {twice!r}; rename one")
 
 
 def write_scores(path: Path, assays: Sequence[Assay], scores: Sequence[FloatArray]) -> list[Path]:
@@ -73,15 +91,14 @@ def write_scores(path: Path, assays: Sequence[Assay], scores: Sequence[FloatArra
         UserError: A file cannot be written.
     """
     tables = [assay.table.assign(score=values) for assay, values in zip(assays, scores, strict=True)]
-    if path.suffix == ".csv":
+    files = _score_files(path, assays)
+    if not _is_folder(path):
         if len(assays) > 1:
             for assay, table in zip(assays, tables, strict=True):
                 table.insert(0, "assay", assay.name)
-        _write_csv(path, pd.concat(tables))
-        return [path]
-    files = [path / f"{assay.name}.csv" for assay in assays]
+        tables = [pd.concat(tables)]
     for file, table in zip(files, tables, strict=True):
-        _write_csv(file, table)
+        write_csv(file, table)
     return files
 
 
@@ -97,14 +114,14 @@ def write_metrics(path: Path, assays: Sequence[AssayScores]) -> Path:
     """
     rows = []
     for each in assays:
-        low, high = each.scores["spearman"].low, each.scores["spearman"].high
+        correlation = each.scores.get("spearman", Score(float("nan")))
         rows.append(
             {"assay": each.assay, "protein": each.protein, "selection": each.selection, "mutants": each.mutants}
             | {name: each.scores[name].value if name in each.scores else None for name in METRICS}
-            | {"spearman_low": low, "spearman_high": high}
+            | {"spearman_low": correlation.low, "spearman_high": correlation.high}
         )
-    file = path.with_suffix(".metrics.csv") if path.suffix else path / "metrics.csv"
-    _write_csv(file, pd.DataFrame(rows))
+    file = _metrics_file(path)
+    write_csv(file, pd.DataFrame(rows))
     return file
 
 
@@ -127,7 +144,7 @@ def write_scan(path: Path, scans: Sequence[tuple[str, str, FloatArray]]) -> None
                 {"protein": name, "position": range(1, len(protein) + 1), "residue": list(protein)}
             )
             tables.append(pd.concat([positions, table], axis=1))
-        _write_csv(path, pd.concat(tables))
+        write_csv(path, pd.concat(tables))
         return
     with writing_matrices(path) as write:
         for name, _, matrix in scans:
@@ -164,9 +181,26 @@ def _show(score: Score | None) -> str:
     return f"{score.value:.3f}{interval}"
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as CSV, whole or not at all.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     try:
         with replacing(path) as partial:
             table.to_csv(partial, index=False)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() or not path.suffix
+
+
+def _score_files(path: Path, assays: Sequence[Assay]) -> list[Path]:
+    return [path / f"{assay.name}.csv" for assay in assays] if _is_folder(path) else [path]
+
+
+def _metrics_file(path: Path) -> Path:
+    return path / "metrics.csv" if _is_folder(path) else path.with_suffix(".metrics.csv")

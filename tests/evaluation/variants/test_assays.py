@@ -35,10 +35,20 @@ def test_proteingyms_assays_have_their_target_and_what_was_measured(shared_data:
 
 
 def test_a_target_can_be_given_and_numbered(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "mutant,note\nK102W,x\n,\n")
+    path = write(tmp_path / "a.csv", "mutant,note\nK102W,x\nwt,\n")
     assay = read_assay(path, target=TARGET, offset=101)
     assert [each.sequence for each in assay.variants] == ["MWTAY", TARGET]
     assert assay.measured is None and list(assay.table["note"]) == ["x", ""]
+
+
+def test_insertions_and_deletions_are_read_as_proteingym_writes_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "indels.csv", "mutant,DMS_score\nMKTA,1\nMKTAYG,0\nMKTAF,2\n")
+    assay = read_assay(path, target=TARGET)
+    assert [each.sequence for each in assay.variants] == ["MKTA", "MKTAYG", "MKTAF"]
+    assert [each.substitutions is None for each in assay.variants] == [True, True, False]
+    mixed = write(tmp_path / "mixed.csv", "mutant,mutated_sequence\nK2W,MWTAY\n,MKTA\n")
+    assay = read_assay(mixed)
+    assert assay.target == TARGET and assay.variants[1].substitutions is None
 
 
 def test_sequences_alone_are_compared_with_the_target(tmp_path: Path) -> None:
@@ -50,8 +60,8 @@ def test_sequences_alone_are_compared_with_the_target(tmp_path: Path) -> None:
 
 
 def test_classes_come_from_the_file_or_the_reference_or_the_median(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "mutant,DMS_score,DMS_score_bin\nK2W,1,0\nK2A,2,1\nK2C,3,1\n")
-    assert list(read_assay(path, target=TARGET).binary) == [0, 1, 1]
+    path = write(tmp_path / "a.csv", "mutant,DMS_score,DMS_score_bin\nK2W,1,0\nK2A,2,1\nK2C,3,\n")
+    np.testing.assert_array_equal(read_assay(path, target=TARGET).binary, [0, 1, np.nan])
     path = write(tmp_path / "b.csv", "mutant,DMS_score\nK2W,1\nK2A,2\nK2C,3\n")
     assert list(read_assay(path, target=TARGET).binary) == [0, 1, 1]
     row = {"target_seq": TARGET, "DMS_binarization_cutoff": "2.5"}
@@ -67,6 +77,10 @@ def test_classes_come_from_the_file_or_the_reference_or_the_median(tmp_path: Pat
         ("mutant\nK2W\n", "a.csv: the target is unknown; give --reference, --sequence"),
         ("mutant,mutated_sequence\nK2W,MWTAY\nT3A,MKTAY\n", "a.csv line 3: the sequence is not the target with"),
         ("mutant,mutated_sequence,DMS_score\nK2W,MWTAY,high\n", "a.csv line 2: DMS_score is 'high'; write a number"),
+        ("mutant,mutated_sequence,DMS_score\nK2W,MWTAY,1\n,,2\n", "a.csv line 3: '' is no substitution"),
+        ("mutant,mutant\nK2W,K2W\n", "a.csv: has two columns 'mutant'"),
+        ("mutant,mutated_sequence,DMS_score,DMS_score_bin\nK2W,MWTAY,1,2\n", "a.csv line 2: DMS_score_bin is 2;"),
+        ("sequence\nMKTAY\nMKJAY\n", "a.csv line 3: 'MKJAY' is no sequence of residues that ESM2 knows"),
         ("sequence\nMKTAY\nMK TAY\n", "a.csv line 3: 'MK TAY' is no sequence of residues"),
     ],
 )

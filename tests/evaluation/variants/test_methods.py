@@ -18,7 +18,7 @@ from plm_composer.tokenizer import MASK_ID, VOCABULARY
 from tests.evaluation.plain_loop import PlainLoop, ratio, small_model, tokens_of
 
 TARGET = "MKTAYIAKQRQISFVKSHFSRQ"
-MUTANTS = ("M1A", "K2W:R10A:Q22L", "Q22D", "K2W", "wt", "I6V:A7G")
+MUTANTS = ("M1A", "K2W:R10A:Q22L", "Q22D", "K2W", "wt", "I6V:A7G", "M1A", "T3C")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_insertions_and_deletions_are_scored_by_pseudo_log_likelihood(loop: Plai
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
     without_target = score_variants(Scorer(small_model()), "pll", None, [shorter])
     np.testing.assert_allclose(without_target, [loop.pll(shorter.sequence)], rtol=0, atol=1e-4)
-    with pytest.raises(UserError, match="use --method pll for insertions"):
+    with pytest.raises(UserError, match="cannot score insertions and deletions; use the method pll"):
         score_variants(Scorer(small_model()), "wt-marginals", TARGET, [shorter])
 
 

@@ -61,6 +61,11 @@ def test_what_cannot_be_computed_is_left_out() -> None:
     measured, scores = draw(0)
     assert {"auc", "mcc"}.isdisjoint(evaluate_assay(measured, scores, None))
     assert {"auc", "mcc"}.isdisjoint(evaluate_assay(measured, scores, np.ones(300, dtype=int)))
+    assert "ndcg" not in evaluate_assay(measured[:5], scores[:5], None)
+    some = (measured > 0).astype(float)
+    some[:100] = np.nan
+    found = evaluate_assay(measured, scores, some)["auc"].value
+    assert found == pytest.approx(roc_auc_score(some[100:], scores[100:]), abs=1e-9)
     constant = np.ones(300)
     assert np.isnan(spearman(measured, constant))
     assert spearman_interval(measured, constant) == (None, None)
