@@ -67,7 +67,7 @@ def test_it_has_commands() -> None:
     assert len(list(commands())) > 8
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_a_command_works(words: list[str], place: Path) -> None:
     if words[0] == "make":
         if words[1].startswith("install-"):

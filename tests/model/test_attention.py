@@ -89,10 +89,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int], set[str]], None]:
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int], tuple[str, ...]], None]:
     """Pretends a GPU of some compute capability, and packages."""
 
-    def pretend(capability: tuple[int, int], packages: set[str]) -> None:
+    def pretend(capability: tuple[int, int], packages: tuple[str, ...]) -> None:
         monkeypatch.setattr(attention, "_capability", lambda _device: capability)
         monkeypatch.setattr(attention, "_is_installed", packages.__contains__)
 
@@ -102,27 +102,27 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[int, int], set[str]
 @pytest.mark.parametrize(
     ("device", "dtype", "alibi", "capability", "packages", "expected"),
     [
-        (CPU, torch.bfloat16, False, (0, 0), set(), "cpu"),
-        (CPU, torch.float64, True, (0, 0), {"flash_attn"}, "cpu"),
-        (CUDA, torch.bfloat16, False, (9, 0), set(), "flash"),
-        (CUDA, torch.bfloat16, False, (9, 0), {"flash_attn", "flash_attn_interface"}, "flash"),
-        (CUDA, torch.float16, False, (7, 5), set(), "efficient"),
-        (CUDA, torch.float32, False, (9, 0), set(), "efficient"),
-        (CUDA, torch.float64, False, (9, 0), set(), "reference"),
-        (CUDA, torch.bfloat16, True, (8, 0), {"flash_attn"}, "flash_attn"),
-        (CUDA, torch.bfloat16, True, (8, 0), set(), "reference"),
-        (CUDA, torch.float32, True, (9, 0), {"flash_attn"}, "reference"),
-        (torch.device("mps"), torch.float32, False, (0, 0), set(), "reference"),
+        (CPU, torch.bfloat16, False, (0, 0), (), "cpu"),
+        (CPU, torch.float64, True, (0, 0), ("flash_attn",), "cpu"),
+        (CUDA, torch.bfloat16, False, (9, 0), (), "flash"),
+        (CUDA, torch.bfloat16, False, (9, 0), ("flash_attn", "flash_attn_interface"), "flash"),
+        (CUDA, torch.float16, False, (7, 5), (), "efficient"),
+        (CUDA, torch.float32, False, (9, 0), (), "efficient"),
+        (CUDA, torch.float64, False, (9, 0), (), "reference"),
+        (CUDA, torch.bfloat16, True, (8, 0), ("flash_attn",), "flash_attn"),
+        (CUDA, torch.bfloat16, True, (8, 0), (), "reference"),
+        (CUDA, torch.float32, True, (9, 0), ("flash_attn",), "reference"),
+        (torch.device("mps"), torch.float32, False, (0, 0), (), "reference"),
     ],
     ids=str,
 )
 def test_choice_of_backend(
-    card: Callable[[tuple[int, int], set[str]], None],
+    card: Callable[[tuple[int, int], tuple[str, ...]], None],
     device: torch.device,
     dtype: torch.dtype,
     alibi: bool,
     capability: tuple[int, int],
-    packages: set[str],
+    packages: tuple[str, ...],
     expected: str,
 ) -> None:
     card(capability, packages)
@@ -143,14 +143,14 @@ def test_choice_of_backend(
     ],
 )
 def test_a_backend_that_does_not_work_is_refused(
-    card: Callable[[tuple[int, int], set[str]], None],
+    card: Callable[[tuple[int, int], tuple[str, ...]], None],
     backend: str,
     device: torch.device,
     dtype: torch.dtype,
     alibi: bool,
     reason: str,
 ) -> None:
-    card((8, 6), {"flash_attn_interface"})
+    card((8, 6), ("flash_attn_interface",))
     with pytest.raises(UserError, match=f"attention_backend is '{backend}', but .*{reason}"):
         choose_backend(device, dtype, alibi, wanted=backend)
 
