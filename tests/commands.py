@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from plm_composer.sample import TRAIN_FASTA
+from plm_composer.shards.inputs.fasta import read_fasta
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -57,3 +61,9 @@ def run_in(
         timeout=timeout,
         check=False,
     )
+
+
+def write_proteins(path: Path, number: int = 60) -> None:
+    """Writes some of the bundled proteins as FASTA."""
+    records = itertools.islice(read_fasta(TRAIN_FASTA), number)
+    path.write_text("".join(f">{name}\n{protein.decode()}\n" for name, protein in records))

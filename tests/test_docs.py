@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 import sys
 from pathlib import Path
 
-from plm_composer.sample import TRAIN_FASTA
-from plm_composer.shards.inputs.fasta import read_fasta
-from tests.commands import REPOSITORY, TINY, run_in
+from tests.commands import TINY, run_in, write_proteins
+from tests.documented_commands import blocks_of
 
 
 def blocks(page: str, language: str) -> list[str]:
     """The fenced blocks of a page in a language."""
-    text = (REPOSITORY / page).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def write_proteins(path: Path, number: int = 60) -> None:
-    """Writes some of the bundled proteins as FASTA."""
-    records = itertools.islice(read_fasta(TRAIN_FASTA), number)
-    path.write_text("".join(f">{name}\n{protein.decode()}\n" for name, protein in records))
+    return [block.text for block in blocks_of(page)[0] if block.language == language]
 
 
 def test_the_python_page(tmp_path: Path) -> None:
