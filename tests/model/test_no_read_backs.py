@@ -95,7 +95,7 @@ def test_a_microbatch_reads_nothing_back(name: str, recomputes: bool) -> None:
 
 
 @pytest.mark.usefixtures("flash_everywhere")
-# Composer's own reads the number of steps of each parameter (docs/training.md).
+# Composer's own reads the number of steps of each parameter (docs/optimizers.md).
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "decoupled_adamw"])
 def test_a_step_reads_nothing_back(name: str) -> None:
     kind, batch = OPTIMIZERS[name], send(make_batch((20, 7, 30, 12))["packed"], "meta")
