@@ -5,6 +5,7 @@
 # make test-faults  the slow tests: those that kill, stop and damage things, and many processes
 # make test-lowest  what reads and writes people's files, with the oldest packages that pyproject.toml allows
 # make lint    linter, formatter and type checker
+# make docs    the documentation as a site, in build/docs; its links are checked
 # make install the environment alone; make install-wandb, -mlflow, -tensorboard, -spark: with an extra
 # make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
 #
@@ -21,7 +22,7 @@ TORCH ?= $(shell [ -z "$(DRIVER)" ] || [ "$(DRIVER)" -ge 580 ] && echo 2.11.0 ||
 TORCHVISION = 0.$(shell echo $$(($(word 2,$(subst ., ,$(TORCH))) + 15))).*
 UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --compile-bytecode
 
-.PHONY: install train test test-core test-sanity test-faults test-lowest lint gpu-check
+.PHONY: install train test test-core test-sanity test-faults test-lowest lint docs gpu-check
 .DEFAULT_GOAL := train
 
 # What takes the place of Composer's pin of torch.
@@ -86,6 +87,9 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/mkdocs build --strict
 
 gpu-check: $(VENV)/.installed-test
 	@$(VENV)/bin/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from plm_composer.report.page import write_report
+from tests.browsers import LAPTOP, launched_browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-LAPTOP = {"width": 1366, "height": 768}
 TEXT_OUTSIDE = """
     figure => {
         const frame = figure.querySelector("svg").getBoundingClientRect();
@@ -31,13 +28,8 @@ FONT_SIZES = """
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched_browser() as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module", params=["one run", "two runs"])
