@@ -241,8 +241,10 @@ def shortened(words: Words) -> list[str]:
     small = [word for word in TINY if not (has_budget and word.startswith(("max_duration", "scheduler")))]
     given = {word.partition("=")[0] for word in words}
     words = tuple("budget=60s" if word.startswith("budget=") else word for word in words)
-    words = tuple(re.sub(r"max_duration=\w+", "max_duration=3ba", word) for word in words)
-    again = () if "autoresume=true" in words else ("save_overwrite=true",)
+    continues = "autoresume=true" in words
+    duration = "max_duration=9ba" if continues else "max_duration=3ba"
+    words = tuple(re.sub(r"max_duration=\w+", duration, word) for word in words)
+    again = () if continues else ("save_overwrite=true",)
     return [*words, *(word for word in small if word.partition("=")[0] not in given), *again]
 
 
