@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from plm_composer.evaluation.contacts.in_memory import contacts as contacts
     from plm_composer.evaluation.evaluate import evaluate as evaluate
+    from plm_composer.evaluation.variants.in_memory import scan as scan
+    from plm_composer.evaluation.variants.in_memory import score as score
     from plm_composer.inference.embedding.in_memory import embed as embed
     from plm_composer.inference.load import load_model as load_model
     from plm_composer.run.command import train_run as train
@@ -19,15 +22,20 @@ if TYPE_CHECKING:
     from plm_composer.shards.convert import convert_fasta as convert_fasta
 
 _PLACES = {
+    "contacts": ("plm_composer.evaluation.contacts.in_memory", "contacts"),
     "convert_fasta": ("plm_composer.shards.convert", "convert_fasta"),
     "embed": ("plm_composer.inference.embedding.in_memory", "embed"),
     "evaluate": ("plm_composer.evaluation.evaluate", "evaluate"),
     "load_model": ("plm_composer.inference.load", "load_model"),
     "register": ("plm_composer.run.named_parts", "register"),
+    "scan": ("plm_composer.evaluation.variants.in_memory", "scan"),
+    "score": ("plm_composer.evaluation.variants.in_memory", "score"),
     "train": ("plm_composer.run.command", "train_run"),
 }
 
-__all__ = ["convert_fasta", "embed", "evaluate", "load_model", "register", "train"]
+__all__ = [
+    "contacts", "convert_fasta", "embed", "evaluate", "load_model", "register", "scan", "score", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

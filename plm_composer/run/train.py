@@ -55,12 +55,13 @@ class Outcome:
         return 0 if self.stopped_at is None else preemption.EXIT_CODE
 
 
-def train(config: TrainConfig, sources: Mapping[str, str] | None = None) -> Outcome:
+def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started: float | None = None) -> Outcome:
     """Trains as the config says, evaluates, exports the model, and prints the scores and where the files are.
 
     Args:
         config: From ``plm_composer.run.load.load_config``.
         sources: From ``plm_composer.config.merge.find_sources``, for the report; None where nobody knows.
+        started: Time from which a budget counts, in seconds since the epoch; None for the start of the process.
 
     Raises:
         UserError: Something in the config or the data is wrong.
@@ -68,7 +69,7 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None) -> Outc
     parts = make_parts(config)
     dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
     folder = _on_rank_zero(lambda: _claim_folder(config))
-    ledger = _open_ledger(parts, folder)
+    ledger = _open_ledger(parts, folder, started)
     _on_rank_zero(lambda: prepare_checkpoints(config, folder.export, folder.metrics))
     if dist.get_local_rank() == 0:
         forget_downloaded(config)
@@ -102,9 +103,9 @@ def _claim_folder(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def _open_ledger(parts: Parts, folder: RunFolder) -> Ledger:
+def _open_ledger(parts: Parts, folder: RunFolder, started: float | None) -> Ledger:
     resumes = parts.config.autoresume
-    ledger = _on_rank_zero(lambda: open_ledger(folder.path, parts.budget, resumes, process_start()))
+    ledger = _on_rank_zero(lambda: open_ledger(folder.path, parts.budget, resumes, started or process_start()))
     return ledger if dist.get_global_rank() == 0 else dataclasses.replace(ledger, path=None)
 
 
