@@ -17,6 +17,7 @@ from plm_composer.algorithms.batch_curriculum import bind_curricula
 from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.plan import PROVISIONAL_BATCHES
 from plm_composer.callbacks import CALLBACKS
+from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
 from plm_composer.config.own_code import load_code
 from plm_composer.config.registry import Component, build, look_up, parse_section, split_name, suggestion
 from plm_composer.config.schema import TrainConfig
@@ -54,7 +55,8 @@ class Parts:
         curriculum: Function that changes each training batch before its tokens are counted; None if no algorithm does.
         optimizer: Makes the optimizer of a model.
         scheduler: The learning-rate schedule.
-        callbacks: Callbacks that the YAML names; ``run/trainer.py`` adds those that every run has.
+        callbacks: Other callbacks that the YAML names; ``run/trainer.py`` adds those that every run has.
+        evaluations: Evaluations within the training that the YAML names; they have read their files.
         loggers: Loggers that the YAML names.
         sharding: Composer's FSDP2 config; None for DDP.
         compile_arguments: Arguments of ``torch.compile``; None if blocks are not compiled.
@@ -74,6 +76,7 @@ class Parts:
     optimizer: OptimizerFactory
     scheduler: ComposerScheduler
     callbacks: Sequence[Component]
+    evaluations: Sequence[ScheduledEvaluation]
     loggers: Sequence[Component]
     sharding: ShardingConfig | None
     compile_arguments: Mapping[str, Any] | None
@@ -105,9 +108,10 @@ def make_parts(config: TrainConfig) -> Parts:
     model = _pretrained_model(config) if "pretrained" in config.model else make_model_config(config.model, masking)
     check_values(config)
     processes, device = dist.get_world_size(), get_device(config.device).name
-    components = parse_section("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS)
-    check_combinations(components, config)
-    algorithms = [component.make() for component in components]
+    named_algorithms = parse_section("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS)
+    check_combinations(named_algorithms, config)
+    algorithms = [component.make() for component in named_algorithms]
+    callbacks = parse_section("callbacks", config.callbacks, CALLBACKS)
     collator = Collator(
         seed=config.seed,
         crop_length=config.data.crop_length,
@@ -137,13 +141,18 @@ def make_parts(config: TrainConfig) -> Parts:
         curriculum=bind_curricula(algorithms, collator),
         optimizer=_make_optimizer_factory(config),
         scheduler=_make_scheduler(config, duration),
-        callbacks=parse_section("callbacks", config.callbacks, CALLBACKS),
+        callbacks=[component for component in callbacks if not _is_evaluation(component)],
+        evaluations=[component.make() for component in callbacks if _is_evaluation(component)],
         loggers=parse_section("loggers", config.loggers, LOGGERS),
         sharding=make_sharding(config.fsdp_config, processes),
         compile_arguments=compile_arguments(config.compile_config, device),
         duration=duration,
         budget=math.inf if config.budget is None else parse_duration("budget", config.budget),
     )
+
+
+def _is_evaluation(component: Component) -> bool:
+    return isinstance(component.target, type) and issubclass(component.target, ScheduledEvaluation)
 
 
 def make_model_config(section: Mapping[str, Any], masking: Masking) -> ESM2Config:

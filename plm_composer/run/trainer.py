@@ -161,7 +161,7 @@ def _make_callbacks(
             peak = matmul_peak(torch.device("cpu"), dtype)
             component = dataclasses.replace(component, arguments={**component.arguments, "gpu_flops_available": peak})
         callbacks.append(component.make())
-    return in_order(callbacks)
+    return in_order([*callbacks, *parts.evaluations])
 
 
 def _make_saver(parts: Parts, folder: str) -> WholeCheckpointSaver:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from plm_composer.sample import TRAIN_FASTA
+from tests.test_docs import write_proteins
+
 
 def run(repository: Path, tmp_path: Path, name: str, *arguments: str) -> list[dict]:
     rows = tmp_path / "rows.json"
@@ -96,6 +99,24 @@ def test_convert(repository, tmp_path) -> None:
     rows = run(repository, tmp_path, "convert", "--proteins", "500", "--repeats", "1")
     assert {row["input"] for row in rows} == {"plain", ".gz"}
     assert all(row["proteins_per_second"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_loss_curves(repository, tmp_path) -> None:
+    proteins, result, plot = tmp_path / "val.fasta", tmp_path / "curves.json", tmp_path / "curves.svg"
+    write_proteins(proteins, 20)
+    command = [sys.executable, repository / "benchmarks" / "loss_curves.py", "--json", result]
+    train = ["--train", TRAIN_FASTA, "--val", proteins, "--seconds", "60", "--seeds", "1"]
+    subprocess.run([*command, *train, "--plot", plot], check=True, stdout=subprocess.DEVNULL)
+    rows = json.loads(result.read_text())["rows"]
+    assert len(rows) == 3
+    for row in rows:
+        times = [at for at, _ in row["curve"]]
+        assert 2 <= len(times) <= 9
+        assert times == sorted(times)
+        assert times[-1] <= row["seconds"] < 66
+        assert 2.5 < row["loss"] < 3.5
+    assert "<svg" in plot.read_text()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 
 from plm_composer.algorithms.ema import ExponentialMovingAverage
 from plm_composer.data.collate import Collator
+from plm_composer.errors import UserError
 from plm_composer.hardware.sharding import ShardingConfig
 from plm_composer.optim.linear_schedules import LinearWithWarmupAndHoldScheduler
 from plm_composer.run.memory import predict_memory
@@ -61,3 +62,9 @@ def test_parts_cannot_be_changed(small_set: Path) -> None:
     assert isinstance(parts, Parts)
     with pytest.raises(dataclasses.FrozenInstanceError):
         parts.device = "gpu"  # type: ignore[misc]
+
+
+def test_what_an_evaluation_reads_is_missed_before_the_data(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "no_shards", f"callbacks.proteingym.folder={tmp_path / 'no_assays'}")
+    with pytest.raises(UserError, match="no_assays: there is no such assay"):
+        make_parts(config)

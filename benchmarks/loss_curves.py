@@ -1,0 +1,173 @@
+"""Validation loss against minutes: ours, the recipe of the blog series, and `transformers`, from FASTA to model.
+
+Each contender trains from the command line for the same time, start-up and conversion included, and leaves its model at
+eight moments. All of these are scored afterwards by the pinned evaluation, so that no contender pays for it. The
+contenders run in turn, seed after seed.
+
+    python benchmarks/loss_curves.py --train train.fasta.gz --val val600.fasta.gz --seconds 300 \
+        --json benchmarks/results/loss_curves.json
+    python benchmarks/loss_curves.py --json benchmarks/results/loss_curves.json --plot docs/images/loss_curves.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from tables import print_table
+
+from plm_composer import evaluate, load_model
+from plm_composer.evaluation.evaluate import read_proteins
+from plm_composer.hardware.machine import describe_machine
+from plm_composer.hardware.precision import autocast_dtype
+from plm_composer.plotting import make_styles, open_axes
+
+ROOT = Path(__file__).parent.parent
+SAVES = 8
+COLUMNS = {"contender": "", "seed": "seed", "seconds": "the command took, s", "loss": "loss, nats"}
+Command = Callable[[Path, Path, int, int], list[str]]
+
+
+def ours(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """``yamls/cramming_small.yaml``: ``recipe=cramming``, 1.8 M parameters."""
+    return composer("cramming_small", train, out, seconds, seed)
+
+
+def blog_series(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """The recipe of young-su-ko's ``protein-language-model``, at a CPU's size: docs/recipes.md."""
+    recipe = ("recipe=cramming_2024", "data.crop_length=512", "data.batch_format=padded_to_crop_length")
+    model = ("precision=amp_bf16", "model.initializer_range=0.02", "global_train_batch_size=32")
+    return composer("esm2_small", train, out, seconds, seed, *recipe, *model)
+
+
+def composer(yaml: str, train: Path, out: Path, seconds: int, seed: int, *overrides: str) -> list[str]:
+    """The command that trains a YAML from FASTA, and keeps its checkpoints."""
+    data = (f"data.fasta={train}", f"data.local={out}-shards", "data.val_split=null")
+    keep = (f"save_interval={1 / SAVES}dur", "save_num_checkpoints_to_keep=-1", "progress_bar=false", "report=false")
+    run = (f"run_folder={out}", f"budget={seconds}s", f"seed={seed}")
+    return [sys.executable, str(ROOT / "train.py"), str(ROOT / f"yamls/{yaml}.yaml"), *overrides, *data, *keep, *run]
+
+
+def transformers(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """ESM2-8M by Hugging Face's Trainer: benchmarks/hf_trainer.py."""
+    script = str(ROOT / "benchmarks/hf_trainer.py")
+    return [
+        sys.executable, script, "--fasta", str(train), "--seconds", str(seconds), "--out", str(out),
+        "--seed", str(seed), "--saves", str(SAVES),
+    ]  # fmt: skip
+
+
+CONTENDERS: dict[str, tuple[Command, str]] = {
+    "plm-composer, recipe=cramming (1.8 M)": (ours, "checkpoints/*.pt"),
+    "transformers' Trainer (ESM2-8M)": (transformers, "*s"),
+    "blog series' recipe (ESM2-8M)": (blog_series, "checkpoints/*.pt"),
+}
+"""Name to the command that trains, and to where its models are."""
+
+
+def train(name: str, fasta: Path, folder: Path, seconds: int, seed: int) -> dict[str, Any]:
+    """Trains one contender, and finds its models.
+
+    Args:
+        name: The contender.
+        fasta: Training set.
+        folder: Folder for the run.
+        seconds: Time of the command.
+        seed: Of weights, order and masks.
+
+    Returns:
+        A row without losses: ``models`` has each model with the seconds from the start of the command to its file.
+    """
+    command, pattern = CONTENDERS[name]
+    out = folder / f"{command.__name__}-{seed}"
+    began = time.time()
+    subprocess.run(command(fasta, out, seconds, seed), check=True, stdout=subprocess.DEVNULL)
+    took = time.time() - began
+    models = {str(path): path.stat().st_mtime - began for path in out.glob(pattern) if not path.is_symlink()}
+    return {"contender": name, "seed": seed, "seconds": took, "models": models}
+
+
+def score(row: dict[str, Any], proteins: Sequence[bytes]) -> dict[str, Any]:
+    """Scores the models of a run: ``curve`` has seconds and loss of each, in order."""
+    models = sorted(row.pop("models").items(), key=lambda item: item[1])
+    dtype = autocast_dtype("auto", "cpu")
+    losses = [evaluate(load_model(path), proteins, autocast_dtype=dtype).loss for path, _ in models]
+    curve = [(round(at, 1), round(loss, 5)) for (_, at), loss in zip(models, losses, strict=True)]
+    return {**row, "seconds": round(row["seconds"], 1), "curve": curve, "loss": curve[-1][1]}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draws the curves: the median of the seeds, and a band from the lowest to the highest.
+
+    Args:
+        result: What ``--json`` has.
+        path: The file; its suffix sets the format.
+    """
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for name, style in zip(CONTENDERS, make_styles(len(CONTENDERS)), strict=True):
+        curves = [row["curve"] for row in result["rows"] if row["contender"] == name]
+        length = min(map(len, curves))
+        values = np.array([curve[-length:] for curve in curves])
+        minutes, losses = np.median(values[..., 0], axis=0) / 60, values[..., 1]
+        axes.plot(minutes, np.median(losses, axis=0), label=name, markersize=4, **style)
+        axes.fill_between(minutes, losses.min(axis=0), losses.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("minutes from the start of the command, two CPU cores")
+    axes.set_ylabel("validation loss, nats")
+    axes.legend(frameon=False)
+    open_axes(axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints a line for each run, and the median of each contender."""
+    print_table("loss at the end", rows, COLUMNS)
+    for name in CONTENDERS:
+        losses = [row["loss"] for row in rows if row["contender"] == name]
+        print(f"{name}: median {statistics.median(losses):.4f} of {len(losses)}")
+
+
+def main() -> None:
+    """Reads the arguments, trains, scores, draws."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--train", type=Path, help="FASTA to train on; without it, the plot is drawn from --json")
+    parser.add_argument("--val", type=Path, help="FASTA to score on")
+    parser.add_argument("--seconds", type=int, default=300, help="time of each command")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--json", type=Path, required=True, help="the result: written, or read where --train is absent")
+    parser.add_argument("--plot", type=Path, help="draw the curves there, .svg or .png")
+    arguments = parser.parse_args()
+    if arguments.train is not None:
+        proteins = read_proteins(str(arguments.val))
+        with tempfile.TemporaryDirectory() as folder:
+            rows = []
+            for seed in arguments.seeds:
+                for name in CONTENDERS:
+                    rows.append(train(name, arguments.train.resolve(), Path(folder), arguments.seconds, seed))
+                    print(f"trained: {name}, seed {seed}, {rows[-1]['seconds']:.1f} s", flush=True)
+            scored = [score(row, proteins) for row in rows]
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        result = {"machine": describe_machine(), "seconds": arguments.seconds, "rows": scored}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    result = json.loads(arguments.json.read_text())
+    summarize(result["rows"])
+    if arguments.plot is not None:
+        draw(result, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
