@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.documented_commands import Command, fenced_commands, make_place, problem_of, run_documented
+from tests.commands import TINY, run_in
+from tests.documented_commands import Command, blocks_of, fenced_commands, make_place, problem_of, run_documented
 
 COMMANDS = fenced_commands("README.md")
 
@@ -26,3 +28,12 @@ def test_a_command_works(command: Command, place: Path) -> None:
     assert problem_of(command) is None
     result = run_documented(command.words, place)
     assert result is None or result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_python_works(place: Path) -> None:
+    (snippet,) = [block.text for block in blocks_of("README.md")[0] if block.language == "python"]
+    keys = [text for text in TINY if not text.startswith(("max_duration", "scheduler"))]
+    snippet = snippet.replace('"budget=5min"', f'"budget=60s", *{keys!r}')
+    result = run_in(place, sys.executable, "-c", snippet)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].endswith("(32,)")
