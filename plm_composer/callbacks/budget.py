@@ -10,7 +10,6 @@ import torch
 from composer import Callback, Logger, State
 from composer.core import Time
 from composer.core.precision import get_precision_context
-from composer.loggers import ProgressBarLogger
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
@@ -164,11 +163,8 @@ class Budget(Callback, ChargesEvaluations):
             self._reserve.evaluation = Estimate(seconds, self._steps.recent())
             self.ledger.charge("training")
             self._plan(state)
-        logger.log_metrics({"budget/planned_batches": state.max_duration.value})
-        for destination in logger.destinations:
-            # Composer's bar keeps the total that it started with.
-            if isinstance(destination, ProgressBarLogger) and destination.train_pbar is not None:
-                destination.train_pbar.pbar.total = state.max_duration.value
+        left = round(self.ledger.left(), 1)
+        logger.log_metrics({"budget/planned_batches": state.max_duration.value, "budget/seconds_left": left})
 
     def eval_start(self, state: State, logger: Logger) -> None:
         """Charges the evaluation."""

@@ -5,12 +5,15 @@ Each command imports what it needs itself: torch and Composer take seconds, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from plm_composer.cli.ablate import ablate
 from plm_composer.cli.configs import config, init, recipes
 from plm_composer.cli.contacts import contacts
 from plm_composer.cli.convert import convert, verify
+from plm_composer.cli.doctor import doctor
 from plm_composer.cli.embed import embed
 from plm_composer.cli.evaluate import evaluate
 from plm_composer.cli.export import export
@@ -26,12 +29,42 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Train, evaluate and use protein language models.",
+    epilog="Example: plm train esm2_small",
 )
-app.add_typer(convert, name="convert")
-for command in (
-    train, init, config, recipes, verify, evaluate, perplexity, score, contacts, probe, embed, export, report, ablate,
-):  # fmt: skip
-    app.command()(command)
+COMMANDS: dict[str, dict[Callable[..., None], str]] = {
+    "Train": {
+        train: "plm train esm2_small recipe=fast max_duration=100ba",
+        config: "plm config esm2_small recipe=fast",
+        recipes: "plm recipes",
+        init: "plm init my_study",
+        report: "plm report runs/esm2_small --out report.html",
+        ablate: "plm ablate study.yaml --seeds 1,2,3",
+    },
+    "Data": {
+        verify: "plm verify data/uniref50",
+    },
+    "Evaluate": {
+        evaluate: "plm evaluate runs/esm2_small --data proteins.fasta",
+        perplexity: "plm perplexity runs/esm2_small proteins.fasta --out perplexities.csv",
+        score: "plm score runs/esm2_small BLAT_ECOLX.csv --out scores.csv",
+        contacts: "plm contacts runs/esm2_small proteins.fasta --out contacts.npz",
+        probe: "plm probe runs/esm2_small stability.csv --target stability",
+    },
+    "Use": {
+        embed: "plm embed runs/esm2_small proteins.fasta --out embeddings.npz",
+        export: "plm export runs/esm2_small model",
+    },
+    "This machine": {
+        doctor: "plm doctor",
+    },
+}
+"""Commands by panel of ``plm --help``, each with an example. A line of a terminal has 80 columns."""
+
+for panel, commands in COMMANDS.items():
+    if panel == "Data":
+        app.add_typer(convert, name="convert", rich_help_panel=panel)
+    for command, example in commands.items():
+        app.command(rich_help_panel=panel, epilog=f"Example: {example}")(command)
 
 
 def main() -> None:

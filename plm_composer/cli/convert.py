@@ -12,7 +12,11 @@ from plm_composer.cli.options import AsJson
 from plm_composer.errors import UserError
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-convert = typer.Typer(no_args_is_help=True, help="Convert proteins to MDS shards.")
+convert = typer.Typer(
+    no_args_is_help=True,
+    help="Convert proteins to MDS shards.",
+    epilog="Example: plm convert fasta uniref50.fasta.gz --out data/uniref50",
+)
 
 
 @convert.command("fasta", context_settings=_PASSED_ON)
@@ -44,11 +48,10 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every shard of a dataset against its manifest."""
-    from tqdm import tqdm
-
     from plm_composer.shards.verification import verify
+    from plm_composer.terminal.progress import ProgressBar
 
-    with tqdm(unit=" shards", desc="verifying", disable=None) as bar:
+    with ProgressBar(unit=" shards", desc="verify") as bar:
         found = verify(data, lambda _: bar.update())
     if as_json:
         print(json.dumps(found.to_mapping()))

@@ -39,10 +39,7 @@ def perplexity(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute exact pseudo-perplexity (one mask a position), and two estimates from a single pass.
-
-    Example: plm perplexity runs/esm2_small proteins.fasta --limit 100 --out perplexities.csv
-    """
+    """Compute exact pseudo-perplexity (one mask a position), and two estimates from a single pass."""
     import pandas as pd
 
     from plm_composer.evaluation.pseudo_perplexity import compute_perplexities, pool_perplexities

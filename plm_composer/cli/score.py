@@ -57,10 +57,7 @@ def score(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score mutants without training on them, and compare with measured effects as ProteinGym does.
-
-    Example: plm score runs/esm2_small BLAT_ECOLX_Stiffler_2015.csv --reference DMS_substitutions.csv --out scores.csv
-    """
+    """Score mutants without training on them, and compare with measured effects as ProteinGym does."""
     from plm_composer.evaluation.variants.methods import METHODS, Scorer
     from plm_composer.evaluation.windows import make_windowing
     from plm_composer.inference.load import load_trained

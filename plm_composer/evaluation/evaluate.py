@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from plm_composer.data.batches import Batch
 from plm_composer.data.streaming.reading import read_split
@@ -23,6 +22,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
 from plm_composer.shards.inputs.cleaning import Rules
 from plm_composer.shards.inputs.fasta import read_fasta
+from plm_composer.terminal.progress import ProgressBar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate(
     batches = EvaluationBatches(sequences, batch_tokens)
     scored = 0
     with torch.inference_mode():
-        for batch in tqdm(batches, desc="evaluate", unit="batch", disable=not progress):
+        for batch in ProgressBar(batches, desc="evaluate", unit=" batches", disable=not progress):
             outputs = wrapped.eval_forward(_move(batch, device))
             scored += outputs.targets.numel()
             for metric in metrics.values():

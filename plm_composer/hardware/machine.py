@@ -70,14 +70,15 @@ def describe_machine() -> str:
     if torch.cuda.is_available():
         processor = torch.cuda.get_device_name()
     else:
-        processor = f"{_cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, "
+        processor = f"{cpu_name()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, "
         processor += f"{torch.backends.cpu.get_cpu_capability()}"
         processor += ", bf16 products" if torch.cpu._is_avx512_bf16_supported() else ""
         processor += ", AMX" if torch.cpu._is_amx_tile_supported() else ""
     return f"{processor}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def _cpu_model() -> str:
+def cpu_name() -> str:
+    """Name of the processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

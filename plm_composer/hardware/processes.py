@@ -12,8 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import distributed
 
+from plm_composer.errors import UserError, first_line
+
 _LONGEST_WAIT = datetime.timedelta(days=30)
 """A process that ends breaks its connections at once; one that still works may take days longer than another."""
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+"""What gloo and NCCL say of a process that has ended."""
 
 
 def greatest_of_all(value: int) -> int:
@@ -40,6 +45,28 @@ def first_ones(value: int) -> int:
     number = torch.tensor(value)
     distributed.broadcast(number, 0, group=_hosts())
     return int(number)
+
+
+class LostProcess(UserError):
+    """Another process of the run has ended. Not the user's mistake here: a scheduler may start the run again."""
+
+    code = 1
+
+
+@contextlib.contextmanager
+def explaining_lost_processes() -> Iterator[None]:
+    """Makes one line of what gloo and NCCL raise in a process because another one of the run has ended.
+
+    Raises:
+        LostProcess: Another process has closed its connection.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _are_several() or not any(text in str(error) for text in _LOST):
+            raise
+        reason = first_line(error).rpartition("] ")[2]
+        raise LostProcess(f"another process of this run has ended, and its own error says why ({reason})") from error
 
 
 def _are_several() -> bool:

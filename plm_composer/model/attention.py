@@ -254,6 +254,11 @@ def choose_backend(device: torch.device, dtype: torch.dtype, alibi: bool = False
     return wanted
 
 
+def installed_packages() -> tuple[str, ...]:
+    """Names of the packages of attention kernels that are installed."""
+    return tuple(each.package for each in FITS if each.package is not None and _is_installed(each.package))
+
+
 @functools.cache
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None

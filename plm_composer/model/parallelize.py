@@ -41,8 +41,17 @@ def compile_arguments(compile_config: str | Mapping[str, Any] | None, device: st
         return dict(compile_config)
     if compile_config is None or device == "cpu":
         return None
-    has_compiler = any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name)
-    return {} if has_compiler and importlib.util.find_spec("triton") else None
+    return {} if has_c_compiler() and has_triton() else None
+
+
+def has_c_compiler() -> bool:
+    """Whether there is a C compiler, with which Triton builds the code that launches its kernels."""
+    return any(shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name)
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed, in which ``torch.compile`` writes its kernels for GPUs."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def parallelize(

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from plm_composer.errors import UserError
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.packed_linears import packed_linears
+from plm_composer.terminal.progress import ProgressBar
 from plm_composer.tokenizer import CLS_ID, EOS_ID, encode
 
 IntArray = npt.NDArray[np.int64]
@@ -148,7 +148,7 @@ def predict_logits(
         Index of a query and its logits, (positions, 33), fp32 or better, on the CPU; longest proteins first.
     """
     model = model.to(place.device).eval()
-    with tqdm(total=len(lengths), desc=description, unit="protein", disable=not place.progress) as bar:
+    with ProgressBar(total=len(lengths), desc=description, unit=" proteins", disable=not place.progress) as bar:
         for group in group_by_tokens(lengths, place.batch_tokens):
             queries = [query_of(index) for index in group]
             batch = _make_batch(group, [query.token_ids for query in queries], place)
@@ -269,7 +269,7 @@ def _batches(
     model: ESM2, lengths: Sequence[int] | IntArray, tokens_of: Callable[[int], IntArray], place: Place
 ) -> Iterator[_Batch]:
     model.to(place.device).eval()
-    with tqdm(total=len(lengths), desc="embed", unit="protein", disable=not place.progress) as bar:
+    with ProgressBar(total=len(lengths), desc="embed", unit=" proteins", disable=not place.progress) as bar:
         for group in group_by_tokens(lengths, place.batch_tokens):
             yield _make_batch(group, [tokens_of(index) for index in group], place)
             bar.update(len(group))

@@ -23,7 +23,9 @@ from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
 from plm_composer.errors import UserError, first_line
 from plm_composer.evaluation.results import write_result
+from plm_composer.hardware.processes import explaining_lost_processes
 from plm_composer.inference.export import check_export, export_run
+from plm_composer.loggers.training_progress import closing_bars
 from plm_composer.model.weights.huggingface_folder import loader, read_config
 from plm_composer.optim.schedule_free import averaged_weights
 from plm_composer.run.conversion import prepare_shards
@@ -74,7 +76,12 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
     if dist.get_local_rank() == 0:
         forget_downloaded(config)
     trainer = _start(parts, _find_data(config, ledger), folder, ledger, sources)
-    with folder.explain_full_disk(), explain_killed_workers():
+    with (
+        folder.explain_full_disk(),
+        explain_killed_workers(),
+        explaining_lost_processes(),
+        closing_bars(trainer.logger.destinations),
+    ):
         _fit(trainer)
         stopped_at = preemption.stopped_at(trainer.state.callbacks)
         if stopped_at is not None:

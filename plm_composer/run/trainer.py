@@ -30,6 +30,7 @@ from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
 from plm_composer.hardware.machine import matmul_peak, prepare_cpu
 from plm_composer.hardware.precision import autocast_dtype, trainer_precision
 from plm_composer.loggers.metrics_file import MetricsFile
+from plm_composer.loggers.training_progress import TrainingProgress
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import AUTO, parallelize
@@ -85,9 +86,7 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
             callbacks=_make_callbacks(parts, model, optimizer, ledger),
             loggers=_make_loggers(parts, folder),
             run_name=config.run_name,
-            progress_bar=config.progress_bar,
-            log_to_console=config.log_to_console,
-            console_log_interval=config.console_log_interval,
+            progress_bar=False,  # ours is among the loggers
             load_path=config.load_path,
             load_weights_only=config.load_weights_only,
             save_folder=config.save_folder,
@@ -177,7 +176,10 @@ def _make_saver(parts: Parts, folder: str) -> WholeCheckpointSaver:
 
 
 def _make_loggers(parts: Parts, folder: RunFolder) -> Sequence[LoggerDestination | Callback]:
-    """Makes the loggers that the YAML names, and that of ``metrics.jsonl``. By default they write to the run folder."""
+    """Makes the loggers that the YAML names, that of ``metrics.jsonl``, and the one that shows progress on stderr.
+
+    By default they write to the run folder.
+    """
     in_the_folder = {
         "loggers.tensorboard": {"log_dir": str(folder.path / "tensorboard")},
         "loggers.file_logger": {"filename": str(folder.path / "log-rank{rank}.txt")},
@@ -186,4 +188,8 @@ def _make_loggers(parts: Parts, folder: RunFolder) -> Sequence[LoggerDestination
     for component in parts.loggers:
         arguments = {**in_the_folder.get(component.key, {}), **component.arguments}
         loggers.append(dataclasses.replace(component, arguments=arguments).make())
+    config = parts.config
+    if config.progress_bar or config.log_to_console:
+        interval = config.console_log_interval if config.log_to_console else None
+        loggers.append(TrainingProgress(config.progress_bar, interval))
     return [*loggers, MetricsFile(folder.metrics)]

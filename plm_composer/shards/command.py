@@ -22,7 +22,29 @@ def convert_fasta_command(words: Sequence[str] | None = None, program: str | Non
         words: The command line; None for the process's own.
         program: Name of the command in ``--help``; None for the script's name.
     """
-    parser = CommandParser(prog=program, description="Converts FASTA files to MDS shards for training.")
+    arguments = fasta_parser(program).parse_args(words)
+    manifest = convert_fasta(
+        arguments.inputs,
+        val_inputs=arguments.val,
+        clusters=arguments.clusters,
+        unlisted=getattr(arguments, "unlisted", None),
+        cluster_members=getattr(arguments, "cluster_members", None),
+        **common_arguments(arguments),
+    )
+    report(manifest, arguments)
+
+
+def fasta_parser(program: str | None = None) -> CommandParser:
+    """Makes the parser of ``convert_fasta_command``.
+
+    Args:
+        program: Name of the command in ``--help``.
+    """
+    parser = CommandParser(
+        "uniref50.fasta.gz --out data/uniref50",
+        prog=program,
+        description="Converts FASTA files to MDS shards for training.",
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="FASTA file, plain or gzip; - for standard input")
     parser.add_argument("--val", nargs="+", default=[], metavar="FILE", help="FASTA files that are the validation set")
     parser.add_argument(
@@ -44,16 +66,7 @@ def convert_fasta_command(words: Sequence[str] | None = None, program: str | Non
         "member in each epoch (default: apart)",
     )
     add_common_options(parser)
-    arguments = parser.parse_args(words)
-    manifest = convert_fasta(
-        arguments.inputs,
-        val_inputs=arguments.val,
-        clusters=arguments.clusters,
-        unlisted=getattr(arguments, "unlisted", None),
-        cluster_members=getattr(arguments, "cluster_members", None),
-        **common_arguments(arguments),
-    )
-    report(manifest, arguments)
+    return parser
 
 
 def convert_huggingface_command(words: Sequence[str] | None = None, program: str | None = None) -> None:
@@ -63,8 +76,30 @@ def convert_huggingface_command(words: Sequence[str] | None = None, program: str
         words: The command line; None for the process's own.
         program: Name of the command in ``--help``; None for the script's name.
     """
+    arguments = huggingface_parser(program).parse_args(words)
+    manifest = convert_huggingface(
+        arguments.paths,
+        column=arguments.column,
+        split=arguments.split,
+        val_split=arguments.val_split,
+        config=arguments.config,
+        revision=arguments.revision,
+        streaming=arguments.streaming,
+        **common_arguments(arguments),
+    )
+    report(manifest, arguments)
+
+
+def huggingface_parser(program: str | None = None) -> CommandParser:
+    """Makes the parser of ``convert_huggingface_command``.
+
+    Args:
+        program: Name of the command in ``--help``.
+    """
     parser = CommandParser(
-        prog=program, description="Converts a dataset of Hugging Face `datasets` to MDS shards for training."
+        "proteins.parquet --column sequence --out data/proteins",
+        prog=program,
+        description="Converts a dataset of Hugging Face `datasets` to MDS shards for training.",
     )
     parser.add_argument(
         "paths",
@@ -86,18 +121,7 @@ def convert_huggingface_command(words: Sequence[str] | None = None, program: str
         "--streaming", action="store_true", help="read a dataset of the hub row by row instead of downloading it first"
     )
     add_common_options(parser)
-    arguments = parser.parse_args(words)
-    manifest = convert_huggingface(
-        arguments.paths,
-        column=arguments.column,
-        split=arguments.split,
-        val_split=arguments.val_split,
-        config=arguments.config,
-        revision=arguments.revision,
-        streaming=arguments.streaming,
-        **common_arguments(arguments),
-    )
-    report(manifest, arguments)
+    return parser
 
 
 def convert_spark_command(words: Sequence[str] | None = None, program: str | None = None) -> None:
@@ -107,13 +131,7 @@ def convert_spark_command(words: Sequence[str] | None = None, program: str | Non
         words: The command line; None for the process's own.
         program: Name of the command in ``--help``; None for the script's name.
     """
-    parser = CommandParser(
-        prog=program, description="Converts FASTA files to MDS shards for training, on a Spark cluster."
-    )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="FASTA file, plain or gzip, that all nodes see")
-    parser.add_argument("--val", nargs="+", default=[], metavar="FILE", help="FASTA files that are the validation set")
-    add_output_options(parser)
-    arguments = parser.parse_args(words)
+    arguments = spark_parser(program).parse_args(words)
     from plm_composer.shards.spark import convert_fasta_on_spark
 
     options = output_arguments(arguments)
@@ -123,6 +141,23 @@ def convert_spark_command(words: Sequence[str] | None = None, program: str | Non
     finally:
         session.stop()
     report(manifest, arguments)
+
+
+def spark_parser(program: str | None = None) -> CommandParser:
+    """Makes the parser of ``convert_spark_command``.
+
+    Args:
+        program: Name of the command in ``--help``.
+    """
+    parser = CommandParser(
+        "uniref50.fasta.gz --out data/uniref50",
+        prog=program,
+        description="Converts FASTA files to MDS shards for training, on a Spark cluster.",
+    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="FASTA file, plain or gzip, that all nodes see")
+    parser.add_argument("--val", nargs="+", default=[], metavar="FILE", help="FASTA files that are the validation set")
+    add_output_options(parser)
+    return parser
 
 
 def _start_spark() -> Any:
@@ -142,11 +177,24 @@ def _start_spark() -> Any:
     return session
 
 
-class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line on stderr, and whose options cannot be abbreviated."""
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line on stderr, and whose options cannot be abbreviated.
+
+    Args:
+        example: Words that its help shows behind the command's name.
+        **options: Options of ``argparse``.
+    """
+
+    def __init__(self, example: str, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+        self.epilog = f"Example: {self.prog} {example}"
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with exit code 2."""

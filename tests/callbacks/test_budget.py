@@ -36,8 +36,8 @@ def metrics(folder: Path) -> list[dict]:
 def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -> None:
     (tmp_path / "assay.csv").write_text(ASSAY)
     overrides = [*UNLIMITED, "autoresume=true", "save_interval=50ba", "eval_interval=0.4dur",
-                 "scheduler.t_warmup=0.1dur", "progress_bar=true", "callbacks.proteingym.interval=200ba",
-                 f"callbacks.proteingym.folder={tmp_path}"]  # fmt: skip
+                 "scheduler.t_warmup=0.1dur", "log_to_console=true", "console_log_interval=1ba",
+                 "callbacks.proteingym.interval=200ba", f"callbacks.proteingym.folder={tmp_path}"]  # fmt: skip
     folder = tmp_path / "runs" / "esm2_small"
     start = time.monotonic()
     process = subprocess.Popen(
@@ -77,8 +77,8 @@ def test_a_killed_run_ends_within_its_budget(tmp_path: Path, run_command: Run) -
     assert any("metrics/eval/masked_nll" in line for line in lines if line["batch"] == trained)
     assert (folder / "export" / "model.safetensors").exists()
 
-    bars = re.findall(r"(\d+)/(\d+) \[", "".join(re.findall(r"^train .*", result.stderr, re.MULTILINE)))
-    assert bars[-1] == (str(trained), str(trained))  # the bar ends where the training does
+    lines = re.findall(r"^train (\d+)%: (\d+)/(\d+), .* left$", result.stderr, re.MULTILINE)
+    assert lines[-1] == ("100", str(trained), str(trained))  # progress ends where the training does
 
 
 def test_only_the_same_runs_checkpoint_is_charged() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
-from plm_composer.hardware.processes import first_ones, greatest_of_all
+from plm_composer.hardware.processes import LostProcess, explaining_lost_processes, first_ones, greatest_of_all
 
 
 def work(rank: int, folder: Path) -> None:
@@ -19,6 +21,32 @@ def work(rank: int, folder: Path) -> None:
 def test_two_processes_agree(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(work, args=(tmp_path,), nprocs=2)
     assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["6 5", "6 5"]
+
+
+def leave(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    greatest_of_all(0)
+    if rank == 1:
+        os._exit(0)
+    try:
+        with explaining_lost_processes():
+            while True:
+                greatest_of_all(0)
+    except LostProcess as error:
+        (folder / "error").write_text(str(error))
+
+
+def test_a_process_that_has_ended_is_one_line_in_the_others(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(leave, args=(tmp_path,), nprocs=2)
+    error = (tmp_path / "error").read_text()
+    assert error.startswith("another process of this run has ended, and its own error says why (Connection ")
+    assert "\n" not in error
+    assert LostProcess.code == 1
+
+
+def test_errors_of_one_process_stay(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="mine"), explaining_lost_processes():
+        raise RuntimeError("mine")
 
 
 def test_one_process_has_its_own() -> None:

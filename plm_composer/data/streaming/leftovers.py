@@ -25,18 +25,25 @@ def remove_leftovers() -> list[str]:
     Returns:
         The prefixes of the removed names.
     """
-    if not _SHARED_MEMORY.is_dir():
+    leftovers = find_leftovers()
+    if not leftovers:
         return []
-    blocks = list(_named(_SHARED_MEMORY))
+    stale = {path.name[:6] for path in leftovers}
+    # Locks without a block are left: a container that shares this folder but not the memory may hold them.
+    locks = (path for path in _named(Path(tempfile.gettempdir())) if path.name[:6] in stale)
+    for path in [*leftovers, *locks]:
+        with contextlib.suppress(OSError):  # it is another user's, or another run removes it
+            path.unlink()
+    return sorted(stale)
+
+
+def find_leftovers() -> list[Path]:
+    """Finds the shared memory of streaming datasets that no living process uses; nothing except on Linux."""
+    blocks = list(_named(_SHARED_MEMORY)) if _SHARED_MEMORY.is_dir() else []
     if not blocks:
         return []
-    stale = {path.name[:6] for path in blocks} - _in_use()
-    # Locks without a block are left: a container that shares this folder but not the memory may hold them.
-    for path in [*blocks, *_named(Path(tempfile.gettempdir()))]:
-        if path.name[:6] in stale:
-            with contextlib.suppress(OSError):  # it is another user's, or another run removes it
-                path.unlink()
-    return sorted(stale)
+    in_use = _in_use()
+    return [path for path in blocks if path.name[:6] not in in_use]
 
 
 @contextlib.contextmanager

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from plm_composer.errors import UserError
 from plm_composer.evaluation.contacts.precision import pairs_of
@@ -25,6 +24,7 @@ from plm_composer.evaluation.contacts.structures import Structure
 from plm_composer.files.atomic import replacing
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, group_by_tokens, tokenize
+from plm_composer.terminal.progress import ProgressBar
 from plm_composer.tokenizer import PAD_ID
 
 FloatArray = npt.NDArray[np.float32]
@@ -244,7 +244,7 @@ def _padded_batches(
     model.to(place.device).eval()
     tokens = [torch.from_numpy(tokenize(protein)) for protein in proteins]
     squares = [len(each) ** 2 for each in tokens]
-    with tqdm(total=len(tokens), desc=description, unit="protein", disable=not place.progress) as bar:
+    with ProgressBar(total=len(tokens), desc=description, unit=" proteins", disable=not place.progress) as bar:
         for group in group_by_tokens(squares, _PAIRS_OF_A_BATCH[torch.device(place.device).type]):
             rows = [tokens[index] for index in group]
             yield group, torch.nn.utils.rnn.pad_sequence(rows, True, PAD_ID).to(place.device)

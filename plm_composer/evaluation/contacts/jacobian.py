@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from plm_composer.model.contact_maps import correct_average_product
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, Query, predict_logits, tokenize
+from plm_composer.terminal.progress import ProgressBar
 from plm_composer.tokenizer import STANDARD_IDS
 
 FloatArray = npt.NDArray[np.float32]
@@ -37,7 +37,9 @@ def predict_by_jacobian(
         Index of a protein and its scores, shape (residues, residues), symmetric, zero on the diagonal; in order.
     """
     inner = dataclasses.replace(place, progress=False)
-    for index, protein in enumerate(tqdm(proteins, desc="Jacobian", unit="protein", disable=not place.progress)):
+    for index, protein in enumerate(
+        ProgressBar(proteins, desc="Jacobian", unit=" proteins", disable=not place.progress)
+    ):
         yield index, score_pairs(categorical_jacobian(model, tokenize(protein), inner))
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from plm_composer.inference.embedding.compute import embed_proteins
 from plm_composer.inference.embedding.request import RESIDUES, FloatArray, IntArray, Request, kind_of
 from plm_composer.inference.embedding.windows import DEFAULT_WINDOW
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, prepared
+from plm_composer.terminal.progress import ProgressBar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def embed(
     place = Place(device, autocast_dtype, batch_tokens)
     with (
         prepared(model, place),
-        tqdm(total=sum(lengths), desc="embed", unit="residue", unit_scale=True, disable=not progress) as bar,
+        ProgressBar(total=sum(lengths), desc="embed", unit=" residues", unit_scale=True, disable=not progress) as bar,
     ):
         values = embed_proteins(model, sequences, request, place, bar.update)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]) if kind == RESIDUES else None

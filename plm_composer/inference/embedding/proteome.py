@@ -10,8 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from tqdm import tqdm
-
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import return_freed_memory
 from plm_composer.hardware.processes import ALONE, Team
@@ -24,6 +22,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, prepared
 from plm_composer.shards.inputs.fasta import read_fasta
 from plm_composer.shards.inputs.streams import STDIN
+from plm_composer.terminal.progress import ProgressBar
 
 _FILE_OVERHEAD = 1 << 20
 """Upper bound on the bytes of a file of embeddings in addition to its arrays."""
@@ -170,7 +169,7 @@ def _make_parts(job: _Job, folder: PartFolder, residues: int | None) -> int:
     with (
         prepared(job.model, place),
         ThreadPoolExecutor(1) as writer,
-        tqdm(total=residues, desc="embed", unit="residue", unit_scale=True, disable=hidden) as bar,
+        ProgressBar(total=residues, desc="embed", unit=" residues", unit_scale=True, disable=hidden) as bar,
     ):
         pending: Future[None] | None = None
         for portion in job.portions():

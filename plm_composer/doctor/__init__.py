@@ -1,0 +1,1 @@
+"""``plm doctor``: facts about this machine and its packages, and what is wrong with them."""

@@ -1,0 +1,1 @@
+"""What commands show on stderr beside their results: progress, and warnings."""
