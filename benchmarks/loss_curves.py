@@ -116,14 +116,18 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
+    bottom = np.inf
     for name, style in zip(CONTENDERS, make_styles(len(CONTENDERS)), strict=True):
         curves = [row["curve"] for row in result["rows"] if row["contender"] == name]
-        length = min(map(len, curves))
-        values = np.array([curve[-length:] for curve in curves])
-        minutes, losses = np.median(values[..., 0], axis=0) / 60, values[..., 1]
-        axes.plot(minutes, np.median(losses, axis=0), label=name, markersize=4, **style)
-        axes.fill_between(minutes, losses.min(axis=0), losses.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+        times = np.concatenate([[at for at, _ in curve] for curve in curves])
+        grid = np.linspace(times.min(), min(curve[-1][0] for curve in curves), 100)
+        losses = np.stack([np.interp(grid, *np.transpose(curve), left=np.nan, right=np.nan) for curve in curves])
+        minutes, bottom = grid / 60, min(bottom, np.nanmin(losses))
+        axes.plot(minutes, np.nanmedian(losses, axis=0), label=name, **{**style, "marker": ""})
+        low, high = np.nanmin(losses, axis=0), np.nanmax(losses, axis=0)
+        axes.fill_between(minutes, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom - 0.01, bottom + 0.2)  # A run whose loss jumps leaves the frame.
     axes.set_xlabel("minutes from the start of the command, two CPU cores")
     axes.set_ylabel("validation loss, nats")
     axes.legend(frameon=False)
