@@ -110,7 +110,7 @@ def huggingface_parser(program: str | None = None) -> CommandParser:
     parser.add_argument(
         "--column", help="column of sequences, a.b for a field b in a column a; guessed if only one has a usual name"
     )
-    parser.add_argument("--split", default="train", help="split to train on")
+    parser.add_argument("--split", default="train", help="split to train on (default: %(default)s)")
     parser.add_argument(
         "--val-split",
         help="split that is the validation set (default: the dataset's own, unless --val-fraction is given)",
@@ -177,13 +177,6 @@ def _start_spark() -> Any:
     return session
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
-
-
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line on stderr, and whose options cannot be abbreviated.
 
@@ -193,7 +186,7 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, example: str, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
+        super().__init__(allow_abbrev=False, **options)
         self.epilog = f"Example: {self.prog} {example}"
 
     def error(self, message: str) -> NoReturn:
@@ -223,23 +216,33 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         help="share of the proteins for validation, chosen by hash of the sequence "
         f"(default: {DEFAULT_VAL_FRACTION}, or 0 if the source has its own validation set)",
     )
-    parser.add_argument("--min-length", type=int, default=rules.min_length, help="drop proteins of fewer residues")
+    parser.add_argument(
+        "--min-length",
+        type=int,
+        default=rules.min_length,
+        help="drop proteins of fewer residues (default: %(default)s)",
+    )
     parser.add_argument("--max-length", type=int, default=rules.max_length, help="drop proteins of more residues")
     parser.add_argument(
         "--max-unknown",
         type=float,
         default=rules.max_unknown,
-        help="drop proteins with a larger share of letters other than the 20 standard residues",
+        help="drop proteins with a larger share of letters other than the 20 standard residues (default: %(default)s)",
     )
     parser.add_argument(
         "--invalid",
         choices=("error", "drop"),
         default=rules.invalid,
-        help="on a character in a sequence that is not a letter: stop, or drop the record",
+        help="on a character in a sequence that is not a letter: stop, or drop the record (default: %(default)s)",
     )
     parser.add_argument("--deduplicate", action="store_true", help="drop exact repeats of a protein")
-    parser.add_argument("--compression", default=settings.compression, help="zstd:LEVEL or none")
-    parser.add_argument("--shard-size", type=float, default=settings.shard_size, help="MiB in a shard, uncompressed")
+    parser.add_argument("--compression", default=settings.compression, help="zstd:LEVEL or none (default: %(default)s)")
+    parser.add_argument(
+        "--shard-size",
+        type=float,
+        default=settings.shard_size,
+        help="MiB in a shard, uncompressed (default: %(default)s)",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the dataset at --out once the new one is complete"
     )
