@@ -143,12 +143,12 @@ figure, (above, axes) = plt.subplots(
     2, 1, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(1, 2), gridspec_kw={"hspace": 0.02}
 )
 above.bar(range(1, len(protein) + 1), harm, width=1, color=BLUE)
-above.set(ylabel="mean harm, nats", title=val_names[lold].split("|")[-1].split(" OS=")[0])
+above.set_ylabel("mean harm, nats")
 open_axes(above)
 for motif, (start, end) in spans.items():
     above.axvspan(start + 0.5, end + 0.5, color=VERMILION, alpha=0.25)
     above.annotate(motif, ((start + end) / 2, above.get_ylim()[1]), ha="center", va="bottom", fontsize=9)
-above.title.set_y(1.12)
+figure.suptitle(val_names[lold].split("|")[-1].split(" OS=")[0])
 limit = np.abs(effects).max()
 extent = (0.5, len(protein) + 0.5, len(RESIDUES) - 0.5, -0.5)
 image = axes.imshow(effects.T, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", extent=extent)
