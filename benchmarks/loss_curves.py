@@ -118,10 +118,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     bottom = np.inf
     for name, style in zip(CONTENDERS, make_styles(len(CONTENDERS)), strict=True):
-        curves = [row["curve"] for row in result["rows"] if row["contender"] == name]
-        times = np.concatenate([[at for at, _ in curve] for curve in curves])
-        grid = np.linspace(times.min(), min(curve[-1][0] for curve in curves), 100)
-        losses = np.stack([np.interp(grid, *np.transpose(curve), left=np.nan, right=np.nan) for curve in curves])
+        curves = [np.array(row["curve"]) for row in result["rows"] if row["contender"] == name]
+        grid = np.linspace(min(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves), 100)
+        losses = np.stack([np.interp(grid, curve[:, 0], curve[:, 1], left=np.nan) for curve in curves])
         minutes, bottom = grid / 60, min(bottom, np.nanmin(losses))
         axes.plot(minutes, np.nanmedian(losses, axis=0), label=name, **{**style, "marker": ""})
         low, high = np.nanmin(losses, axis=0), np.nanmax(losses, axis=0)

@@ -27,6 +27,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,7 +107,7 @@ figure.savefig(FOLDER / "training.png", dpi=150)
 
 
 # %%
-def frequencies(sequences: list[str]) -> np.ndarray:
+def frequencies(sequences: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Shares of the 20 amino acids in some proteins."""
     counts = np.array([sum(sequence.count(residue) for sequence in sequences) for residue in RESIDUES])
     return counts / counts.sum()
