@@ -234,7 +234,9 @@ _PROGRAMS = (*_CHECKS, *OTHER_PROGRAMS)
 
 
 def shortened(words: Words) -> list[str]:
-    """The command for a model of seconds; a budget stays one."""
+    """The command for a model of seconds and for few proteins; a budget stays one. What is there is replaced."""
+    if words[0] in ("plm", "python") and "convert" in "".join(words[1:2]):
+        return _on_few_proteins(words)
     if words[0] == "make" or not ({"composer", "train"} & set(words[:2])) or "plm_composer.cli" in words:
         return list(words)
     has_budget = any(word.startswith("budget=") for word in words)
@@ -246,6 +248,15 @@ def shortened(words: Words) -> list[str]:
     words = tuple(re.sub(r"max_duration=\w+", duration, word) for word in words)
     again = () if continues else ("save_overwrite=true",)
     return [*words, *(word for word in small if word.partition("=")[0] not in given), *again]
+
+
+def _on_few_proteins(words: Words) -> list[str]:
+    """A conversion of which enough proteins fall into validation."""
+    words = (*words, "--overwrite")
+    if "--val-fraction" in words:
+        at = words.index("--val-fraction") + 1
+        return [*words[:at], "0.2", *words[at + 1 :]]
+    return [*words, *(() if "--val" in words else ("--val-fraction", "0.2"))]
 
 
 def make_place(folder: Path) -> Path:

@@ -34,12 +34,19 @@ NOT_RUN = {
     r"esm2_t33_650M_UR50D": "a download of a published model, 2.6 GB",
     r" - --out": "what the program before it in a pipe writes",
     r"DMS_substitutions": "ProteinGym's list of assays",
+    r"contacts \S+ --structures pdb/$": "a model with a trained contact head",
     r"make (install|gpu-check)": "a GPU, or packages to install",
     r"benchmarks/": "minutes, and a machine that does nothing else",
 }
 """What is in commands that are checked but not run, and what they would need."""
 
-NAMES = {"MODEL": "runs/esm2_small", "RUN": "esm2_small", "STUDY.yaml": "study.yaml", "...": ""}
+NAMES = {
+    "MODEL": "runs/esm2_small",
+    "RUN": "esm2_small",
+    "STUDY.yaml": "study.yaml",
+    "COLUMN": "target",
+    "...": "",
+}
 """What stands for the placeholders of the pages."""
 
 
