@@ -17,7 +17,7 @@ from plm_composer.errors import UserError, first_line
 _LONGEST_WAIT = datetime.timedelta(days=30)
 """A process that ends breaks its connections at once; one that still works may take days longer than another."""
 
-_LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 """What gloo and NCCL say of a process that has ended."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,12 @@ def leave(rank: int, folder: Path) -> None:
 def test_a_process_that_has_ended_is_one_line_in_the_others(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(leave, args=(tmp_path,), nprocs=2)
     error = (tmp_path / "error").read_text()
-    assert error.startswith("another process of this run has ended, and its own error says why (Connection ")
-    assert "\n" not in error
+    # Which call of gloo notices first, a read or a write, is chance.
+    assert re.fullmatch(
+        r"another process of this run has ended, and its own error says why \(.*"
+        r"(Connection closed by peer|Connection reset by peer|Broken pipe).*\)",
+        error,
+    )
     assert LostProcess.code == 1
 
 
