@@ -18,7 +18,7 @@ from plm_composer.errors import UserError
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
 from tests.commands import REPOSITORY, TINY, run_in, write_proteins
 
-OTHER_PROGRAMS = ("mmseqs", "pip", "sbatch", "sky", "source", "spark-submit", "tail", "zstdcat")
+OTHER_PROGRAMS = ("docker", "mmseqs", "pip", "sbatch", "sky", "source", "spark-submit", "tail", "uv", "zstdcat")
 """Programs of others, whose arguments are not looked at."""
 
 STUDY = """

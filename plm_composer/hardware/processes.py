@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -65,6 +66,9 @@ def explaining_lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if not _are_several() or not any(text in str(error) for text in _LOST):
             raise
+        if distributed.get_backend() == "gloo":
+            # Left to the interpreter's end, threads of gloo that wait for the other process abort this one.
+            atexit.register(distributed.destroy_process_group)
         reason = first_line(error).rpartition("] ")[2]
         raise LostProcess(f"another process of this run has ended, and its own error says why ({reason})") from error
 

@@ -83,7 +83,10 @@ def test_any_type_of_text(values_of: Any, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(pa, "string_view"), reason="a pyarrow without string views")
 def test_views_of_text(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"sequence": pa.array(PEPTIDES, pa.string_view())}), tmp_path / "x.parquet")
+    try:
+        pq.write_table(pa.table({"sequence": pa.array(PEPTIDES, pa.string_view())}), tmp_path / "x.parquet")
+    except pa.ArrowNotImplementedError:
+        pytest.skip("a pyarrow that writes no string views, and reads none")
     assert values(tmp_path / "x.parquet") == PEPTIDES
 
 
