@@ -22,7 +22,7 @@ from plm_composer.callbacks.order import in_order
 from plm_composer.callbacks.preemption import Preemption
 from plm_composer.callbacks.schedule_free import AveragedWeights
 from plm_composer.checkpoints.run_record import RunRecord
-from plm_composer.checkpoints.saver import WholeCheckpointSaver
+from plm_composer.checkpoints.saver import WholeCheckpointSaver, watch_uploads
 from plm_composer.config.merge import to_yaml
 from plm_composer.data.streaming.loader import make_data_spec
 from plm_composer.errors import UserError
@@ -73,7 +73,7 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
     model = make_model(parts)
     optimizer = parts.optimizer.make(model)
     try:
-        return Trainer(
+        trainer = Trainer(
             model=model,
             train_dataloader=train_spec,
             eval_dataloader=make_evaluation(config, places, model),
@@ -104,6 +104,8 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
         )
     except FileNotFoundError as error:
         raise UserError(f"load_path: cannot load {config.load_path}: {error}") from error
+    watch_uploads(trainer.state.callbacks)
+    return trainer
 
 
 def make_model(parts: Parts) -> ESM2ComposerModel:

@@ -21,7 +21,7 @@ from composer.devices import DeviceCPU
 from plm_composer.budget.ledger import FILE_NAME, Ledger
 from plm_composer.callbacks.budget import Budget, estimate_evaluation
 from plm_composer.evaluation.loader import make_evaluator
-from tests.commands import REPOSITORY, TINY, Run
+from tests.commands import REPOSITORY, TINY, Run, run_here
 
 UNLIMITED = [override for override in TINY if not override.startswith("max_duration=")]
 ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MKAAYIA,3\n"
@@ -200,8 +200,8 @@ def test_a_process_that_was_slow_to_start_is_given_time_to_exit() -> None:
         ("budget=24", "budget is '24'; write a duration such as 24h"),
     ],
 )
-def test_a_budget_of_nothing_is_one_line(run_command: Run, override: str, message: str) -> None:
-    result = run_command(sys.executable, *COMMAND, *UNLIMITED, override)
+def test_a_budget_of_nothing_is_one_line(tmp_path: Path, override: str, message: str) -> None:
+    result = run_here(tmp_path, *COMMAND, *UNLIMITED, override)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr

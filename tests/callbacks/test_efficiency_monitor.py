@@ -1,8 +1,8 @@
 """What a run logs of its own efficiency, read from the runs themselves."""
 
 import json
-import sys
-from subprocess import run
+
+from tests.commands import run_here
 
 
 def last_metrics(folder) -> dict:
@@ -21,10 +21,9 @@ def test_a_run_logs_its_efficiency(finished_run) -> None:
 
 
 def test_padding_is_seen(finished_run, repository, tiny) -> None:
-    result = run(
-        [sys.executable, repository / "train.py", repository / "yamls/esm2_small.yaml", *tiny, "recipe=baseline",
-         "callbacks.speed_monitor.window_size=2"],
-        cwd=finished_run.scratch, capture_output=True, text=True, check=False,
+    result = run_here(
+        finished_run.scratch, "train.py", repository / "yamls/esm2_small.yaml", *tiny, "recipe=baseline",
+        "callbacks.speed_monitor.window_size=2",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     metrics = last_metrics(finished_run.scratch / "runs" / "esm2_small-baseline")

@@ -8,6 +8,7 @@ from composer import Timestamp
 
 from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.errors import UserError
+from tests.commands import run_here
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -21,9 +22,9 @@ def test_a_finite_loss_passes() -> None:
     LossGuard().batch_end(SimpleNamespace(total_loss_dict={"loss/train/total": 2.0}), None)
 
 
-def test_no_checkpoint_holds_weights_that_are_no_numbers(run_command, repository, tiny, tmp_path) -> None:
-    result = run_command(
-        "python", repository / "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "run_name=nan",
+def test_no_checkpoint_holds_weights_that_are_no_numbers(repository, tiny, tmp_path) -> None:
+    result = run_here(
+        tmp_path, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "run_name=nan",
         "optimizer.lr=1e30", "algorithms.gradient_clipping=null", "max_duration=30ba", "save_interval=1ba",
     )  # fmt: skip
     assert result.returncode == 2

@@ -33,7 +33,7 @@ from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place
 from plm_composer.sample import VAL_FASTA
 from plm_composer.shards.inputs.fasta import read_fasta
-from tests.commands import REPOSITORY, TINY, run_in
+from tests.commands import REPOSITORY, TINY, run_here, run_in
 
 STRUCTURES = Path(__file__).parent.parent / "evaluation" / "contacts" / "data"
 ASSAYS = ("A", "B")
@@ -69,9 +69,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(scratch: Path, shards: Path, assays: Path, name: str, *overrides: str, processes: int = 1) -> Path:
-    result = run_in(
-        scratch, "composer", "-n", str(processes), REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml",
-        *TINY, f"data.local={shards}", f"run_name={name}", f"callbacks.proteingym.folder={assays}",
+    run, launcher = (run_here, []) if processes == 1 else (run_in, ["composer", "-n", str(processes)])
+    result = run(
+        scratch, *launcher, REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY,
+        f"data.local={shards}", f"run_name={name}", f"callbacks.proteingym.folder={assays}",
         f"callbacks.proteingym.max_mutants={MUTANTS}", "callbacks.proteingym.interval=4ba", *overrides,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr

@@ -17,7 +17,7 @@ from plm_composer.errors import UserError
 from plm_composer.files.weights_only import plain_values_only
 from plm_composer.inference.load import load_trained
 from plm_composer.run.load import load_config
-from tests.commands import REPOSITORY, TINY, run_in
+from tests.commands import REPOSITORY, TINY, run_here
 
 
 class Payload:
@@ -70,7 +70,7 @@ class Refused(NamedTuple):
 
 
 def refuse(*command: object) -> Refused:
-    result = run_in(Path.cwd(), *command)
+    result = run_here(Path.cwd(), *command)
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, result.stderr
@@ -92,7 +92,7 @@ def test_plm_evaluate_runs_no_code(checkpoint, write: Callable[[dict], Path]) ->
 def test_load_path_runs_no_code(checkpoint, sharded: bool) -> None:
     path = write_sharded_metadata(checkpoint) if sharded else write_file(checkpoint)
     code, error = refuse(
-        "python", REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY,
+        "train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY,
         f"load_path={path}", "run_name=evil", *(["recipe=fsdp", "fsdp_config.state_dict_type=sharded"] * sharded),
     )  # fmt: skip
     assert code == 2
@@ -165,7 +165,7 @@ def test_shards_run_no_code() -> None:
     for split in ("train", "val"):
         with MDSWriter(out=f"shards/{split}", columns={"sequence": "pkl"}) as writer:
             writer.write({"sequence": Payload()})
-    command = ("python", REPOSITORY / "train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY, "data.local=shards")
+    command = ("train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY, "data.local=shards")
     code, error = refuse(*command)
     assert code == 2
     assert "unsafe type" in error

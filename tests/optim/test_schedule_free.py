@@ -20,6 +20,7 @@ from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.optim.optimizers import OPTIMIZERS
 from plm_composer.optim.schedule_free import average_checkpoint, averaged_weights
 from plm_composer.run.parts import make_parts
+from tests.commands import run_here
 from tests.optim.tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 
 NAME = "schedule_free_adamw"
@@ -141,9 +142,9 @@ def test_what_would_undo_the_averaging_is_refused(changes: dict[str, object], me
         make_parts(config)
 
 
-def test_the_export_and_plm_take_the_average(run_command, small_set, repository, tiny, tmp_path) -> None:
-    result = run_command(
-        "python", repository / "train.py", repository / "yamls" / "esm2_small.yaml", *tiny,
+def test_the_export_and_plm_take_the_average(small_set, repository, tiny, tmp_path) -> None:
+    result = run_here(
+        tmp_path, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny,
         f"data.local={small_set / 'shards'}", "run_name=averaged",
         f"optimizer={{name: {NAME}, lr: 0.05}}", "scheduler={name: constant_with_warmup, t_warmup: 1ba}",
     )  # fmt: skip

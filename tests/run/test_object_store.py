@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
-from tests.commands import run_in
+from tests.commands import run_here, run_in
 from tests.object_store import ObjectStore
 
 WRONG_SECRET = "not-what-the-store-knows"
@@ -29,7 +29,8 @@ def start(object_store: ObjectStore, scratch: Path, repository: Path) -> Start:
     """Runs a command of the project with the store's credentials."""
 
     def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-        return run_in(scratch, *command, variables={**object_store.environment, **variables})
+        runs = run_here if command[0] in ("plm", "train.py") else run_in
+        return runs(scratch, *command, variables={**object_store.environment, **variables})
 
     return run
 
@@ -228,14 +229,14 @@ def test_what_cannot_be_reached_is_one_line(
     bucket: str,
     message: str,
 ) -> None:
-    local = ["python", repository / "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "run_name=unreachable",
+    local = ["train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "run_name=unreachable",
              f"data.local={small_set / 'shards'}"]  # fmt: skip
     commands = [
         [*local, f"save_folder=s3://{bucket}/other"],
         [*local, f"load_path=s3://{bucket}/other.pt"],
         ["plm", "evaluate", f"s3://{bucket}/other", "--data", VAL_FASTA],
-        ["python", *_train(repository, tiny, f"s3://{bucket}/sample", "none", "run_name=unreachable")],
-        ["python", repository / "convert" / "fasta.py", VAL_FASTA, "--out", f"s3://{bucket}/other"],
+        ["train.py", *_train(repository, tiny, f"s3://{bucket}/sample", "none", "run_name=unreachable")[1:]],
+        ["plm", "convert", "fasta", VAL_FASTA, "--out", f"s3://{bucket}/other"],
     ]
     for command in commands:
         result = start(*command, AWS_MAX_ATTEMPTS="1", **variables)

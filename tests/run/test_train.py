@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoTokenizer, EsmForMaskedLM
 
 from plm_composer.inference.load import load_trained
+from tests.commands import run_here, run_in
 
 
 def read_metrics(folder: Path) -> list[dict]:
@@ -59,19 +60,19 @@ def test_the_export_loads_in_transformers(finished_run) -> None:
 
 def test_a_second_start_neither_overwrites_nor_guesses(finished_run, repository, tiny) -> None:
     command = ["train.py", repository / "yamls" / "esm2_small.yaml", *tiny]
-    result = run(finished_run.scratch, repository, *command)
+    result = run_here(finished_run.scratch, *command)
     assert result.returncode == 2
     assert "runs/esm2_small holds an earlier run; continue it with autoresume=true" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    result = run(finished_run.scratch, repository, *command, "autoresume=true", "optimizer.lr=0.5")
+    result = run_here(finished_run.scratch, *command, "autoresume=true", "optimizer.lr=0.5")
     assert result.returncode == 2
     assert "was started with optimizer=" in result.stderr
 
 
 def test_a_finished_run_resumes_to_its_end_at_once(finished_run, repository, tiny) -> None:
     before = losses(finished_run.folder)
-    result = run(
-        finished_run.scratch, repository, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny,
+    result = run_here(
+        finished_run.scratch, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny,
         "autoresume=true", "save_num_checkpoints_to_keep=-1", "loggers.tensorboard={}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -87,12 +88,12 @@ def records(folder: Path) -> dict[str, bytes]:
 def test_a_duration_that_has_passed_is_refused_and_the_records_stay(finished_run, repository, tiny) -> None:
     before = records(finished_run.folder)
     command = ["train.py", repository / "yamls" / "esm2_small.yaml", *tiny]
-    result = run(finished_run.scratch, repository, *command, "autoresume=true", "max_duration=4ba")
+    result = run_here(finished_run.scratch, *command, "autoresume=true", "max_duration=4ba")
     assert result.returncode == 2
     assert "has trained 6ba, and max_duration is 4ba; give a longer one" in result.stderr
     assert records(finished_run.folder) == before
     start = f"load_path={finished_run.folder}/checkpoints/latest-rank0.pt"
-    result = run(finished_run.scratch, repository, *command, "run_name=other", start)
+    result = run_here(finished_run.scratch, *command, "run_name=other", start)
     assert result.returncode == 2
     assert "has trained 6ba, and max_duration is 6ba; give a longer one" in result.stderr
 
@@ -105,27 +106,11 @@ def test_an_export_that_was_changed_stops_a_replacement_before_it_removes_anythi
     card = folder / "export" / "README.md"
     card.write_text("my own words")
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
-    result = run(
-        tmp_path, repository, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "save_overwrite=true"
-    )
+    result = run_here(tmp_path, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "save_overwrite=true")
     assert result.returncode == 2
     assert "README.md would be replaced" in result.stderr
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
     assert card.read_text() == "my own words"
-
-
-def run(scratch: Path, repository: Path, script: str, *arguments: object):
-    """One process directly, which is what ``composer`` starts."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        [sys.executable, str(repository / script), *map(str, arguments)],
-        cwd=scratch,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def trained_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -144,8 +129,8 @@ def test_other_ways_of_running_train_the_same_model(
     finished_run, repository, tiny, name: str, overrides: list[str]
 ) -> None:
     arguments = [f"run_name={name}", *tiny, *overrides]
-    result = run(
-        finished_run.scratch, repository, "train.py", repository / "yamls" / "esm2_small.yaml", *arguments,
+    result = run_here(
+        finished_run.scratch, "train.py", repository / "yamls" / "esm2_small.yaml", *arguments,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     folder = finished_run.scratch / "runs" / name
@@ -177,7 +162,7 @@ def test_a_killed_run_resumes_exactly(finished_run, repository, tiny) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 6 not in losses(folder)
-    result = run(finished_run.scratch, repository, "train.py", *arguments)
+    result = run_in(finished_run.scratch, "python", repository / "train.py", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert losses(folder) == losses(finished_run.folder)
     expected = trained_weights(finished_run.folder)
@@ -186,8 +171,8 @@ def test_a_killed_run_resumes_exactly(finished_run, repository, tiny) -> None:
 
 def test_training_continues_from_a_hugging_face_folder(finished_run, repository, tiny) -> None:
     overrides = [override for override in tiny if not override.startswith("model.")]
-    result = run(
-        finished_run.scratch, repository, "train.py", repository / "yamls" / "esm2_small.yaml", *overrides,
+    result = run_here(
+        finished_run.scratch, "train.py", repository / "yamls" / "esm2_small.yaml", *overrides,
         f"model.pretrained={finished_run.folder / 'export'}", "run_name=continued", "seed=3",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -197,8 +182,8 @@ def test_training_continues_from_a_hugging_face_folder(finished_run, repository,
 
 
 def test_bf16_on_a_cpu_trains_close_to_fp32(finished_run, repository, tiny) -> None:
-    result = run(
-        finished_run.scratch, repository, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny,
+    result = run_here(
+        finished_run.scratch, "train.py", repository / "yamls" / "esm2_small.yaml", *tiny,
         "recipe=bf16", "precision=amp_bf16",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -228,7 +213,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 ) -> None:
     filled = [argument.format(yaml=repository / "yamls" / "esm2_small.yaml") for argument in arguments]
     overrides = [*tiny, "run_name=wrong", *filled[1:]] if len(filled) > 1 else []
-    result = run(finished_run.scratch, repository, "train.py", *filled[:1], *overrides)
+    result = run_here(finished_run.scratch, "train.py", *filled[:1], *overrides)
     assert result.returncode == 2, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
