@@ -20,8 +20,7 @@ from plm_composer.model.config import ESM2Config
 from plm_composer.model.cost import training_flops
 from plm_composer.report.page import write_report
 from plm_composer.report.runs import read_run
-from plm_composer.run.command import train_run
-from tests.commands import TINY
+from tests.commands import TINY, run_here
 from tests.report.conftest import MARKUP
 from tests.report.pages import Page
 
@@ -233,19 +232,19 @@ def test_a_damaged_file_is_named(measured_run, tmp_path, name, content, message)
         read_run(folder)
 
 
-def test_a_report_that_fails_is_a_warning_and_report_false_writes_none(tmp_path, monkeypatch, capsys) -> None:
+def test_a_report_that_fails_is_a_warning_and_report_false_writes_none(tmp_path) -> None:
     """The run ends as without: its file's place is taken by somebody's own."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "report.html").write_text("mine")
-    overrides = (*TINY, "max_duration=1ba", "export=false", "save_folder=null")
-    assert train_run("esm2_small", *overrides, "run_name=x").exit_code == 0
-    printed = capsys.readouterr()
-    (warning,) = [line for line in printed.err.splitlines() if "report" in line]
+    command = ("plm", "train", "esm2_small", *TINY, "max_duration=1ba", "export=false", "save_folder=null")
+    failed = run_here(tmp_path, *command, "run_name=x")
+    assert failed.returncode == 0
+    (warning,) = [line for line in failed.stderr.splitlines() if "report" in line]
     assert warning.startswith("warning: no report.html: ")
     assert "is there already and no report" in warning
-    assert "report" not in printed.out
+    assert "report" not in failed.stdout
     assert (tmp_path / "runs" / "x" / "report.html").read_text() == "mine"
-    assert train_run("esm2_small", *overrides, "run_name=y", "report=false").exit_code == 0
-    assert "report" not in capsys.readouterr().out
+    without = run_here(tmp_path, *command, "run_name=y", "report=false")
+    assert without.returncode == 0
+    assert "report" not in without.stdout
     assert not (tmp_path / "runs" / "y" / "report.html").exists()
