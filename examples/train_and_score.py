@@ -87,9 +87,10 @@ run = train(
 print(f"the run is in {run.folder}: its model, its metrics, and a report to open in a browser")
 
 # %%
-from plm_composer.report.series import TRAIN_LOSS, read_metrics, smooth
+from plm_composer.report.series import read_metrics, smooth
 
-tokens, losses = read_metrics(run.folder / "metrics.jsonl").series(TRAIN_LOSS, "tokens")
+metrics = read_metrics(run.folder / "metrics.jsonl")
+tokens, losses = metrics.series(metrics.loss_name("train"), "tokens")
 figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
 axes.plot(tokens / 1000, losses, color=BLUE, alpha=0.3, linewidth=0.8, label="each batch")
 axes.plot(tokens / 1000, smooth(losses, 15), color=BLUE, label="mean of 15")

@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation score, if ``keep_best`` is set."""
+        return self.path / "best"
+
+    @property
     def latest(self) -> Path:
         """The link to the latest checkpoint."""
         return self.checkpoints / LATEST
@@ -182,9 +187,8 @@ def _remove_run(folder: RunFolder) -> None:
     # Of the earlier model, so that no report shows them as the new one's.
     for path in (folder.metrics, folder.report, *(folder.path / EVALUATIONS).glob("*.json")):
         path.unlink(missing_ok=True)
-    if not folder.checkpoints.is_dir():
-        return
-    for path in folder.checkpoints.iterdir():
+    kept = [each for each in (folder.checkpoints, folder.best) if each.is_dir()]
+    for path in (path for each in kept for path in list(each.iterdir())):
         if not CHECKPOINT_FILE.fullmatch(path.name):
             continue
         if path.is_symlink() or path.is_file():

@@ -242,7 +242,7 @@ def shortened(words: Words) -> list[str]:
     has_budget = any(word.startswith("budget=") for word in words)
     small = [word for word in TINY if not (has_budget and word.startswith(("max_duration", "scheduler")))]
     given = {word.partition("=")[0] for word in words}
-    words = tuple("budget=20s" if word.startswith("budget=") else word for word in words)
+    words = tuple("budget=40s" if word.startswith("budget=") else word for word in words)
     continues = "autoresume=true" in words
     duration = "max_duration=9ba" if continues else "max_duration=3ba"
     words = tuple(re.sub(r"max_duration=\w+", duration, word) for word in words)

@@ -20,6 +20,7 @@ from plm_composer.cli.export import export
 from plm_composer.cli.perplexity import perplexity
 from plm_composer.cli.probe import probe
 from plm_composer.cli.report import report
+from plm_composer.cli.sample import sample
 from plm_composer.cli.score import score
 from plm_composer.cli.train import train
 from plm_composer.errors import run_command
@@ -53,6 +54,7 @@ COMMANDS: dict[str, dict[Callable[..., None], str]] = {
     "Use": {
         embed: "plm embed runs/esm2_small proteins.fasta --out embeddings.npz",
         export: "plm export runs/esm2_small model",
+        sample: "plm sample runs/esm2_small --count 10 --out samples.fasta",
     },
     "This machine": {
         doctor: "plm doctor",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Device = Annotated[str | None, typer.Option(help="cpu or gpu; default: a GPU if there is one.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32 or amp_bf16.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, amp_bf16 or amp_fp16.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Most tokens of a batch.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load the checkpoint whole, and run whatever code it carries.")]
 Model = Annotated[
@@ -47,14 +47,14 @@ def place_of(device: str | None, precision: str) -> dict[str, Any]:
     import torch
 
     from plm_composer.hardware.machine import check_device, prepare_cpu
-    from plm_composer.hardware.precision import check_precision, resolve_precision
+    from plm_composer.hardware.precision import AUTOCAST_DTYPES, check_precision, resolve_precision
 
     check_precision("--precision", precision)
     check_device("--device", device)
     name = device or ("gpu" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         prepare_cpu()
-    dtype = torch.bfloat16 if resolve_precision(precision, name) == "amp_bf16" else None
+    dtype = AUTOCAST_DTYPES.get(resolve_precision(precision, name))
     return {"device": "cuda" if name == "gpu" else "cpu", "autocast_dtype": dtype}
 
 

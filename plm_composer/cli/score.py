@@ -36,7 +36,8 @@ def score(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A .csv file, or a folder for a file per assay.")] = None,
     method: Annotated[
-        str, typer.Option(help="masked-marginals, wt-marginals, mutant-marginals or pll (Meier et al. 2021).")
+        str,
+        typer.Option(help="masked-marginals, wt-marginals, mutant-marginals or pll; likelihood for a causal model."),
     ] = "masked-marginals",
     reference: Annotated[
         Path | None, typer.Option(help="ProteinGym's file of assays, such as DMS_substitutions.csv.")
@@ -46,7 +47,10 @@ def score(
     scan: Annotated[
         str | None, typer.Option(metavar="FASTA", help="Score every substitution at every position instead.")
     ] = None,
-    window: Annotated[str, typer.Option(help="For long proteins: optimal, sliding or none.")] = "optimal",
+    window: Annotated[
+        str | None,
+        typer.Option(help="For long proteins: optimal, sliding, preceding or none; default: optimal, or preceding."),
+    ] = None,
     window_tokens: Annotated[int, typer.Option(help="Tokens of a window.")] = 1024,
     mask_together: Annotated[
         bool, typer.Option("--mask-together", help="Mask all positions of a multiple mutant at once.")
@@ -73,6 +77,7 @@ def score(
         raise UserError(f"--method is {method!r}; choose from {', '.join(METHODS)}")
     if mask_together and method != "masked-marginals":
         raise UserError("--mask-together belongs to --method masked-marginals")
+    window = window or ("preceding" if method == "likelihood" else "optimal")
     windowing = make_windowing(window, window_tokens)
     place = Place(**place_of(device, precision), batch_tokens=batch_tokens, progress=True)
 

@@ -47,6 +47,8 @@ class DataConfig:
     """Share of the chosen residues that become ``<mask>``, 0 to 1."""
     random_token_fraction: float = 0.1
     """Share of the chosen residues that become a random residue, 0 to 1; what is left of them stays as it is."""
+    mask_span_length: int = 1
+    """Residues in a row that are chosen together, at least 1; the share of chosen residues stays ``mask_rate``."""
     shuffle: bool = True
     """Read the proteins of each epoch in random order."""
     shuffle_algo: str = "py1e"
@@ -92,6 +94,9 @@ class TrainConfig:
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     """``name`` of a preset, and fields of ``ESM2Config`` that change it (below); or ``pretrained`` (a Hugging Face
     folder, or a run's export) and optionally ``stack_to`` (a number of layers)."""
+    objective: str = "masked"
+    """What the model learns: ``masked`` (residues that are hidden, from both sides) or ``causal`` (each next residue,
+    from those before it; ``docs/causal.md``)."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Where proteins come from and how they become batches (below)."""
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -112,10 +117,13 @@ class TrainConfig:
     device_train_microbatch_tokens: Optional[int] = None
     """Maximum tokens of one forward pass on one device, padding included, instead of a number of proteins; at least
     ``data.crop_length``."""
+    loss_weighting: str = "token"
+    """``token``: each predicted token counts the same; ``sqrt``: each protein by the square root of their number."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: a third more work, and far less memory."""
     precision: str = "auto"
-    """``fp32``, ``amp_bf16``, or ``auto``: bf16 where the hardware multiplies it, fp32 elsewhere."""
+    """``fp32``, ``amp_bf16``, ``amp_fp16`` (GPUs only, with loss scaling), or ``auto``: bf16 where the hardware
+    multiplies it, fp32 elsewhere."""
     eval_interval: Size = "1ep"
     """Time between evaluations on the validation split, as for ``max_duration``, as a share of it (``0.1dur``), or in
     seconds (``600sec``)."""
@@ -149,6 +157,9 @@ class TrainConfig:
     """Time between checkpoints, as for ``eval_interval``; one is also saved when training ends."""
     save_num_checkpoints_to_keep: int = 1
     """Number of latest checkpoints that are kept; -1 keeps all."""
+    keep_best: Optional[str] = None
+    """Score by which the best checkpoint is also kept, in ``best/`` of the run folder: ``metrics/eval/masked_nll``,
+    ``metrics/eval/perplexity`` or ``metrics/eval/accuracy`` (``metrics/eval/residue_nll`` of a causal model)."""
     save_overwrite: bool = False
     """Replace an earlier run in the same run folder."""
     autoresume: bool = False

@@ -11,7 +11,8 @@ A padded batch is a dict of ``input_ids``, ``labels`` and ``attention_mask`` (bo
 
 Both also hold what the host must know of a batch, so that it never waits for the GPU:
 
-- ``masked_positions``: int64, shape (M,): positions in the flattened ``labels`` where something is predicted;
+- ``masked_positions``: int64, shape (M,): positions in the flattened ``labels`` where something is predicted, masked or
+  not;
 - ``masked_counts``: a NumPy array, shape (N,): number of these positions in each protein;
 - ``lengths``: a NumPy array, shape (N,): number of tokens of each protein, without padding.
 

@@ -1,4 +1,4 @@
-"""Makes a batch from proteins: crops, tokenises, masks and packs them, vectorised over the whole batch."""
+"""Makes a batch from proteins: crops, tokenises, labels and packs them, vectorised over the whole batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_composer.data.batches import BATCH_FORMATS, Batch, attach_draws
-from plm_composer.data.masking import Masking, mask_tokens
+from plm_composer.data.masking import Masking, selection_draws
+from plm_composer.data.objectives import OBJECTIVES
 from plm_composer.data.randomness import Purpose, UInt64Array, sample_keys, uniform
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, encode
@@ -34,7 +35,8 @@ class Collator:
         crop_keeps_ends: False adds ``<cls>`` and ``<eos>`` first and then crops, so that the model can see from their
             absence that it gets a piece. True crops the residues and adds both to every piece.
         batch_format: A name in ``BATCH_FORMATS``.
-        masking: The mask rate, and what replaces masked residues.
+        objective: A name in ``OBJECTIVES``.
+        masking: The mask rate, and what replaces masked residues; a causal objective masks none.
         draws: Draws that batches carry for curricula: ``selection``, ``window``, or both (``data/batches.py``).
     """
 
@@ -42,6 +44,7 @@ class Collator:
     crop_length: int = 512
     crop_keeps_ends: bool = False
     batch_format: str = "unpadded"
+    objective: str = "masked"
     masking: Masking = dataclasses.field(default_factory=Masking)
     draws: frozenset[str] = frozenset()
 
@@ -52,9 +55,11 @@ class Collator:
             raise UserError(f"seed is {self.seed}; it must be at least 0")
         if self.batch_format not in BATCH_FORMATS:
             raise UserError(f"data.batch_format is {self.batch_format!r}; choose from {', '.join(BATCH_FORMATS)}")
+        if self.objective not in OBJECTIVES:
+            raise UserError(f"objective is {self.objective!r}; choose from {', '.join(OBJECTIVES)}")
 
     def __call__(self, proteins: Sequence[Protein]) -> Batch:
-        """Crops, tokenises, masks and packs N proteins.
+        """Crops, tokenises, labels and packs N proteins.
 
         Returns:
             A batch as ``plm_composer.data.batches`` describes, in the order of ``proteins``.
@@ -69,10 +74,11 @@ class Collator:
         offsets = np.cumsum(lengths) - lengths
         positions = np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
         token_keys = np.repeat(keys, lengths)
-        input_ids, labels = mask_tokens(token_ids, token_keys, positions, self.masking)
+        label = OBJECTIVES[self.objective]
+        input_ids, labels = label(token_ids, token_keys, positions, lengths, self.masking)
         return attach_draws(
             BATCH_FORMATS[self.batch_format](input_ids, labels, lengths, self.crop_length),
-            selection=uniform(token_keys, Purpose.SELECT, positions) if "selection" in self.draws else None,
+            selection=selection_draws(token_keys, positions, self.masking) if "selection" in self.draws else None,
             window=uniform(keys, Purpose.WINDOW) if "window" in self.draws else None,
         )
 

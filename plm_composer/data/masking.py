@@ -21,11 +21,14 @@ class Masking:
         mask_rate: Share of the standard residues that are predicted, in (0, 1].
         mask_token_fraction: Share of the predicted residues that are replaced by ``<mask>``, in [0, 1].
         random_token_fraction: Share of them that are replaced by a random standard residue, in [0, 1]. The rest stay.
+        span_length: Number of neighbours that are chosen together, at least 1 (SpanBERT, Joshi et al. 2020, with spans
+            of one length). Spans may overlap; the share of chosen residues stays ``mask_rate``.
     """
 
     mask_rate: float = 0.15
     mask_token_fraction: float = 0.8
     random_token_fraction: float = 0.1
+    span_length: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_rate <= 1.0:
@@ -38,6 +41,8 @@ class Masking:
                 "data.mask_token_fraction and data.random_token_fraction add up to "
                 f"{self.mask_token_fraction + self.random_token_fraction:g}; they must not exceed 1"
             )
+        if self.span_length < 1:
+            raise UserError(f"data.mask_span_length is {self.span_length}; it must be at least 1 residue")
 
     @property
     def mask_token_rate(self) -> float:
@@ -50,13 +55,36 @@ def is_standard(token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_
     return (token_ids >= STANDARD_IDS.start) & (token_ids < STANDARD_IDS.stop)
 
 
+def selection_draws(keys: UInt64Array, positions: npt.NDArray[np.int64], masking: Masking) -> npt.NDArray[np.float64]:
+    """Draws the number of each token that decides whether it is chosen: below ``mask_rate``, it is.
+
+    With spans of L, each position may begin one. The least draw of the L positions that reach a token decides, turned
+    into a number that is uniform again: the chance that the least of L draws is lower.
+
+    Args:
+        keys: Key of the protein to which each token belongs, from ``sample_keys``, shape (T,).
+        positions: Position of each token in its whole protein, shape (T,).
+        masking: The span length.
+
+    Returns:
+        Shape (T,), in [0, 1).
+    """
+    draws = uniform(keys, Purpose.SELECT, positions)
+    if masking.span_length == 1:
+        return draws
+    for before in range(1, masking.span_length):
+        # A span may begin before a crop does, and before the protein: so its first residues are chosen as often.
+        draws = np.minimum(draws, uniform(keys, Purpose.SELECT, positions - before))
+    return 1 - (1 - draws) ** masking.span_length
+
+
 def mask_tokens(
     token_ids: npt.NDArray[np.int64], keys: UInt64Array, positions: npt.NDArray[np.int64], masking: Masking
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Masks tokens, as a pure function of each token's key and position.
 
-    Each standard residue is chosen independently with probability ``mask_rate``; ambiguous residues (X, B, Z, U, O)
-    and special tokens are never chosen, since they say nothing about the protein.
+    Each standard residue is chosen with probability ``mask_rate``, independently unless there are spans; ambiguous
+    residues (X, B, Z, U, O) and special tokens are never chosen, since they say nothing about the protein.
 
     Args:
         token_ids: Token ids, shape (T,).
@@ -67,7 +95,7 @@ def mask_tokens(
     Returns:
         The model's input, shape (T,), and the labels, shape (T,), ``IGNORE_INDEX`` where nothing is predicted.
     """
-    chosen = np.flatnonzero(is_standard(token_ids) & (uniform(keys, Purpose.SELECT, positions) < masking.mask_rate))
+    chosen = np.flatnonzero(is_standard(token_ids) & (selection_draws(keys, positions, masking) < masking.mask_rate))
     labels = np.full_like(token_ids, IGNORE_INDEX)
     labels[chosen] = token_ids[chosen]
 

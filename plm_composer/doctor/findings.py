@@ -144,7 +144,9 @@ def check_precision(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "precision", f"auto is amp_bf16: this {where} multiplies bf16")
     elif facts.gpus:
         yield Finding(
-            "warning", "precision", "auto is fp32, at a fraction of the speed: bf16 needs an Ampere GPU or later"
+            "warning",
+            "precision",
+            "auto is fp32, at a fraction of the speed: bf16 needs an Ampere GPU or later; try precision=amp_fp16",
         )
     else:
         yield Finding("ok", "precision", f"auto is fp32: this {where} has no instructions for bf16")

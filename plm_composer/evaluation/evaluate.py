@@ -30,10 +30,10 @@ class Evaluation:
     """The result of the pinned evaluation.
 
     Args:
-        loss: Mean negative log-likelihood of the hidden residues, in nats.
+        loss: Mean negative log-likelihood of the hidden residues, or of a causal model of each residue, in nats.
         perplexity: ``exp(loss)``.
-        accuracy: Share of hidden residues whose most likely token is right, 0 to 1.
-        scored_tokens: Number of hidden residues.
+        accuracy: Share of these residues whose most likely token is right, 0 to 1.
+        scored_tokens: Number of these residues.
         proteins: Number of proteins.
         set_digest: Digest of the set of proteins.
     """
@@ -75,7 +75,7 @@ def evaluate(
         raise UserError("the set to evaluate on has no proteins")
     wrapped = ESM2ComposerModel(model, autocast_dtype=autocast_dtype).to(device).eval()
     metrics = {name: metric.to(device) for name, metric in wrapped.get_metrics(is_train=False).items()}
-    batches = EvaluationBatches(sequences, batch_tokens)
+    batches = EvaluationBatches(sequences, batch_tokens, causal=model.config.causal)
     scored = 0
     with torch.inference_mode():
         for batch in ProgressBar(batches, desc="evaluate", unit=" batches", disable=not progress):
@@ -85,7 +85,7 @@ def evaluate(
                 wrapped.update_metric(batch, outputs, metric)
     if not scored:
         raise UserError("the set to evaluate on has no standard residue")
-    loss = float(metrics["masked_nll"].compute())
+    loss = float(metrics[model.config.loss_name].compute())
     return Evaluation(
         loss=loss,
         perplexity=math.exp(loss),

@@ -8,7 +8,7 @@ import torch
 from composer.core import DataSpec, Evaluator
 
 from plm_composer.data.batches import Batch, count_proteins, count_tokens, pin, with_labels
-from plm_composer.evaluation.pinned import collate_windows, group_windows
+from plm_composer.evaluation.pinned import collate_causal_windows, collate_windows, group_windows
 from plm_composer.tokenizer import IGNORE_INDEX
 
 
@@ -24,9 +24,13 @@ class EvaluationBatches:
         max_tokens: Largest number of tokens in a batch.
         rank: Index of this process, from 0.
         world_size: Number of processes.
+        causal: Whether each residue is predicted from those before it, instead of hidden ones.
     """
 
-    def __init__(self, proteins: Sequence[bytes], max_tokens: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, proteins: Sequence[bytes], max_tokens: int, rank: int = 0, world_size: int = 1, *, causal: bool = False
+    ) -> None:
+        self._collate = collate_causal_windows if causal else collate_windows
         groups = group_windows(proteins, max_tokens)
         self._groups = groups[rank::world_size]
         self._filler = None if len(self._groups) == -(-len(groups) // world_size) else groups[0]
@@ -36,10 +40,10 @@ class EvaluationBatches:
 
     def __getitem__(self, index: int) -> Batch:
         if index < len(self._groups):
-            return collate_windows(self._groups[index])
+            return self._collate(self._groups[index])
         if self._filler is None or index > len(self._groups):
             raise IndexError(index)
-        batch = collate_windows(self._filler)
+        batch = self._collate(self._filler)
         return with_labels(batch, torch.full_like(batch["labels"], IGNORE_INDEX))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -53,6 +57,7 @@ def make_evaluator(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    causal: bool = False,
 ) -> Evaluator:
     """Makes the Trainer's ``eval_dataloader``; its metrics are named ``metrics/eval/*``.
 
@@ -63,9 +68,10 @@ def make_evaluator(
         rank: Index of this process, from 0.
         world_size: Number of processes.
         pin_memory: Whether to put batches into page-locked memory, for a GPU.
+        causal: As for ``EvaluationBatches``.
     """
     spec = DataSpec(
-        EvaluationBatches(proteins, max_tokens, rank, world_size),
+        EvaluationBatches(proteins, max_tokens, rank, world_size, causal=causal),
         num_samples=len(proteins),
         split_batch=lambda batch, _: [pin(batch) if pin_memory else batch],
         get_num_samples_in_batch=count_proteins,

@@ -3,6 +3,8 @@
 15 % of the standard residues of each protein, chosen by a hash of its sequence, are all replaced by ``<mask>``; the
 protein is cut into windows of 1,022 residues, ESM2's context, each with its ``<cls>`` and ``<eos>``. The loss is in
 nats, weighted by token over the whole set. Neither a seed nor a recipe's own mask rate changes it.
+
+Of a causal model, every standard residue is scored, given those before it in its window; ``<eos>`` is not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from plm_composer.data.batches import Batch, pack
 from plm_composer.data.masking import is_standard
+from plm_composer.data.objectives import next_tokens
 from plm_composer.data.randomness import Purpose, sample_keys, uniform
 from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, IGNORE_INDEX, MASK_ID, encode
 
@@ -94,12 +97,23 @@ def group_windows(proteins: Iterable[bytes], max_tokens: int) -> list[list[Windo
 
 
 def collate_windows(group: Sequence[Window]) -> Batch:
-    """Makes a packed batch from windows."""
-    lengths = np.array([window.num_tokens for window in group])
+    """Makes a packed batch from windows, with their residues hidden."""
+    token_ids, lengths = _tokens(group)
     offsets = np.cumsum(lengths) - lengths
-    token_ids = encode(b"".join(CLS_BYTE + window.residues + EOS_BYTE for window in group)).astype(np.int64)
     hidden = np.concatenate([window.hidden + offset + 1 for window, offset in zip(group, offsets, strict=True)])
     labels = np.full_like(token_ids, IGNORE_INDEX)
     labels[hidden] = token_ids[hidden]
     token_ids[hidden] = MASK_ID
     return pack(token_ids, labels, lengths)
+
+
+def collate_causal_windows(group: Sequence[Window]) -> Batch:
+    """Makes a packed batch from windows, in which each token is labelled with the residue after it."""
+    token_ids, lengths = _tokens(group)
+    return pack(token_ids, next_tokens(token_ids, lengths, ends=False), lengths)
+
+
+def _tokens(group: Sequence[Window]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Token ids of windows, one after another, and the number of each."""
+    token_ids = encode(b"".join(CLS_BYTE + window.residues + EOS_BYTE for window in group)).astype(np.int64)
+    return token_ids, np.array([window.num_tokens for window in group])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -64,6 +65,17 @@ def _sliding(position: int, length: int, size: int) -> list[Window]:
     ]
 
 
+def _preceding(position: int, length: int, size: int) -> list[Window]:
+    """The window that starts at a multiple of half its size and has at least half of it before the position.
+
+    For causal models, of which all predictions in a window come from one forward pass.
+    """
+    if length <= size:
+        return [Window(0, length)]
+    start = max(0, math.ceil((position + 1 - size) / (size // 2))) * (size // 2)
+    return [Window(start, min(start + size, length))]
+
+
 @functools.lru_cache(maxsize=1024)
 def _sliding_starts(length: int, size: int) -> tuple[int, ...]:
     """Starts of windows from both ends inward, by half a window, until they overlap; then one in the middle if needed.
@@ -95,6 +107,7 @@ def _edge_weights(size: int) -> npt.NDArray[np.float64]:
 WINDOWINGS: dict[str, Callable[[int, int, int], list[Window]]] = {
     "optimal": _optimal,
     "sliding": _sliding,
+    "preceding": _preceding,
     "none": _whole,
 }
 """Functions of (position, length, size) by name; ``sliding`` is ProteinGym's ``overlapping``."""

@@ -1,7 +1,7 @@
 """One key, ``precision``, for GPU and CPU.
 
-On a GPU, Composer's ``amp_bf16`` is used. On a CPU Composer refuses it, so the Trainer runs in fp32 and the model
-autocasts by itself.
+On a GPU, Composer's ``amp_bf16`` is used, or ``amp_fp16``, for which Composer scales the loss (Micikevicius et al.
+2018). On a CPU Composer refuses both, so the Trainer runs in fp32 and the model autocasts to bf16 by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import torch
 
 from plm_composer.errors import UserError
 
-PRECISIONS = ("auto", "fp32", "amp_bf16")
+PRECISIONS = ("auto", "fp32", "amp_bf16", "amp_fp16")
+AUTOCAST_DTYPES = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
+"""Data types of matrix products, by precision; fp32 for the others."""
 
 
 def check_precision(key: str, precision: str) -> None:
@@ -39,7 +41,13 @@ def multiplies_bf16(device: str) -> bool:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Turns ``auto`` into ``amp_bf16`` or ``fp32``."""
+    """Turns ``auto`` into ``amp_bf16`` or ``fp32``.
+
+    Raises:
+        UserError: ``amp_fp16`` on a CPU, which has no fp16 matmuls.
+    """
+    if precision == "amp_fp16" and device == "cpu":
+        raise UserError("precision is amp_fp16, which needs a GPU; use auto")
     if precision != "auto":
         return precision
     return "amp_bf16" if multiplies_bf16(device) else "fp32"
@@ -52,10 +60,10 @@ def trainer_precision(precision: str, device: str) -> str:
 
 def working_dtype(precision: str, device: str) -> torch.dtype:
     """Data type of matrix products."""
-    return torch.bfloat16 if resolve_precision(precision, device) == "amp_bf16" else torch.float32
+    return AUTOCAST_DTYPES.get(resolve_precision(precision, device), torch.float32)
 
 
 def autocast_dtype(precision: str, device: str) -> torch.dtype | None:
     """Data type of the model's own autocast; None leaves autocast to the Trainer."""
     resolved = resolve_precision(precision, device)
-    return torch.bfloat16 if device == "cpu" and resolved == "amp_bf16" else None
+    return AUTOCAST_DTYPES.get(resolved) if device == "cpu" else None

@@ -99,8 +99,8 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
     lines = [
         "---",
         f"library_name: {form.library}",
-        "pipeline_tag: fill-mask",
-        f"tags: [protein, esm, masked-lm{', custom_code' if variant else ''}]",
+        f"pipeline_tag: {'text-generation' if config.causal else 'fill-mask'}",
+        f"tags: [protein, esm, {'causal' if config.causal else 'masked'}-lm{', custom_code' if variant else ''}]",
         "---",
         f"# {name}",
         "",

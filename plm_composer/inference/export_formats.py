@@ -46,6 +46,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 model = AutoModelForMaskedLM.from_pretrained(FOLDER, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)
 ```"""
+_CAUSAL_USAGE = _VARIANT_USAGE.replace("MaskedLM", "CausalLM")
 _HUGGINGFACE_FILES = (
     "config.json", "model.safetensors", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
 )  # fmt: skip
@@ -56,6 +57,8 @@ def _accept(_: ESM2Config) -> None:
 
 
 def _huggingface_usage(config: ESM2Config) -> str:
+    if config.causal:
+        return _CAUSAL_USAGE
     return _VARIANT_USAGE if inexpressible(config) else _PLAIN_USAGE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 from plm_composer.terminal.progress_line import Detail, describe_amount
 
 LOSS = "loss/train/total"
@@ -14,7 +15,11 @@ TIME_LEFT = "time/remaining_estimate"
 SECONDS_OF_UNIT = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 """Seconds of the units in which Composer's RuntimeEstimator may log ``TIME_LEFT``."""
 
-_SCORES = {"masked_nll": "loss {:.4f} nats", "perplexity": "perplexity {:.2f}", "accuracy": "accuracy {:.1%}"}
+_SCORES = {
+    **dict.fromkeys((MASKED_LOSS, CAUSAL_LOSS), "loss {:.4f} nats"),
+    "perplexity": "perplexity {:.2f}",
+    "accuracy": "accuracy {:.1%}",
+}
 """The scores of the pinned evaluation, as they are shown."""
 
 

@@ -1,8 +1,9 @@
 """Attention over proteins packed into one row, and the table that chooses its kernel.
 
 Every backend expects queries that are already scaled by ``head_size ** -0.5``, because ESM2 scales before it rotates.
-There is no dropout and no causal mask, and a protein attends only to itself. ``torch.compile`` captures every backend
-but the reference in its graph. GPU backends read no tensor's values, so the host does not wait.
+There is no dropout, and a protein attends only to itself; in a causal model, a token only to itself and earlier ones.
+``torch.compile`` captures every backend but the reference in its graph. GPU backends read no tensor's values, so the
+host does not wait.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ class PackedProteins:
         max_seqlen: Upper bound on the length of the longest protein.
         heads: Number of attention heads.
         slopes: ALiBi's slopes, shape (heads,); None for a model without ALiBi.
+        causal: Whether a token attends only to itself and to earlier tokens of its protein.
 
     Attributes:
         saved_scores: Number of scores that the forward pass saves for the backward pass on a CPU; 0 on a GPU.
         multiplies_bf16: Whether the CPU has instructions that multiply bf16.
     """
 
-    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, heads: int, slopes: Tensor | None = None) -> None:
-        self.cu_seqlens, self.max_seqlen, self.slopes = cu_seqlens, max_seqlen, slopes
+    def __init__(
+        self, cu_seqlens: Tensor, max_seqlen: int, heads: int, slopes: Tensor | None = None, causal: bool = False
+    ) -> None:
+        self.cu_seqlens, self.max_seqlen, self.slopes, self.causal = cu_seqlens, max_seqlen, slopes, causal
         self.multiplies_bf16 = multiplies_bf16("cpu")
         on_cpu = cu_seqlens.device.type == "cpu"
         self.saved_scores = count_saved_scores(groups_of(cu_seqlens, heads), heads) if on_cpu else 0
@@ -67,9 +71,26 @@ def attend_reference(query: Tensor, key: Tensor, value: Tensor, proteins: Packed
         # (1, heads, length, head_size): torch has no fused attention for three dimensions.
         queries, keys, values = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
         bias = None if slopes is None else alibi_bias(slopes, end - start).to(query.dtype)
+        if proteins.causal:
+            bias = hide_later(bias, end - start, query)
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
         results.append(attended[0].transpose(0, 1))
     return torch.cat(results) if results else value
+
+
+def hide_later(bias: Tensor | None, length: int, like: Tensor) -> Tensor:
+    """Adds a causal mask to a bias on scores: minus infinity where a key comes after its query.
+
+    Args:
+        bias: The bias, shape (..., length, length); None for none.
+        length: Number of tokens.
+        like: A tensor of the mask's data type and device.
+
+    Returns:
+        Shape of ``bias``, or (length, length).
+    """
+    later = torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
+    return later if bias is None else bias + later
 
 
 def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProteins) -> Tensor:
@@ -84,12 +105,14 @@ def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, proteins: PackedPro
     slopes = None if proteins.slopes is None else proteins.slopes.to(working)
     tensors = (query.to(working), key.to(working), value.to(working), proteins.cu_seqlens, slopes)
     if working != torch.bfloat16 and not torch.is_grad_enabled():
-        return _attend_groups(*tensors).to(query.dtype)
-    return attend_tiled(*tensors, proteins.saved_scores).to(query.dtype)
+        return _attend_groups(*tensors, proteins.causal).to(query.dtype)
+    return attend_tiled(*tensors, proteins.causal, proteins.saved_scores).to(query.dtype)
 
 
 @torch.library.custom_op("plm_composer::grouped_attention", mutates_args=(), device_types="cpu")
-def _attend_groups(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None) -> Tensor:
+def _attend_groups(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, causal: bool
+) -> Tensor:
     """Calls torch's attention once per group of proteins, without gradients."""
     result = torch.empty_like(query, memory_format=torch.contiguous_format)
     with torch.autocast("cpu", enabled=False):
@@ -97,10 +120,15 @@ def _attend_groups(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
             # Each (proteins, heads, length, head_size): torch has no fused attention for three dimensions.
             queries, keys, values = (each.split(x).transpose(1, 2) for x in (query, key, value))
             bias = None if slopes is None else alibi_bias(slopes, each.length)[None]
-            if each.padding is not None:
+            if causal and bias is not None:
+                bias = hide_later(bias, each.length, query)
+            # Padding comes last, so that a causal mask hides it from every token.
+            if each.padding is not None and not causal:
                 hidden = torch.zeros(each.padding.shape, dtype=query.dtype).masked_fill_(each.padding, float("-inf"))
                 bias = hidden[:, None, None, :] if bias is None else bias + hidden[:, None, None, :]
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=1.0)
+            attended = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=bias, is_causal=causal and bias is None, scale=1.0
+            )
             each.put(result, attended.flatten(0, 1))
     return result
 
@@ -118,7 +146,7 @@ def attend_flash(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProt
     """
     size = query.shape[-1]
     rows = (_widened(x, _FLASH_MULTIPLE) for x in (query, key, value))
-    result = torch.ops.aten._flash_attention_forward(*rows, *proteins.bounds, 0.0, False, False, scale=1.0)[0]
+    result = torch.ops.aten._flash_attention_forward(*rows, *proteins.bounds, 0.0, proteins.causal, False, scale=1.0)[0]
     return result[..., :size]
 
 
@@ -130,7 +158,7 @@ def attend_efficient(query: Tensor, key: Tensor, value: Tensor, proteins: Packed
     size = query.shape[-1]
     rows = (_widened(x, _EFFICIENT_MULTIPLE)[None] for x in (query, key, value))
     result = torch.ops.aten._efficient_attention_forward(
-        *rows, None, *proteins.bounds, 0.0, _NO_CAUSAL_MASK, torch.is_grad_enabled(), scale=1.0
+        *rows, None, *proteins.bounds, 0.0, int(proteins.causal), torch.is_grad_enabled(), scale=1.0
     )[0]
     return result[0, ..., :size]
 
@@ -141,20 +169,21 @@ def attend_flash_attn(query: Tensor, key: Tensor, value: Tensor, proteins: Packe
 
     slopes = None if proteins.slopes is None else proteins.slopes.float()
     # Without a causal mask, its ALiBi is symmetric.
-    return flash_attn_varlen_func(query, key, value, *proteins.bounds, softmax_scale=1.0, alibi_slopes=slopes)
+    return flash_attn_varlen_func(
+        query, key, value, *proteins.bounds, softmax_scale=1.0, causal=proteins.causal, alibi_slopes=slopes
+    )
 
 
 def attend_flash_attn_3(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProteins) -> Tensor:
     """The package ``flash_attn_interface`` (FlashAttention 3, Shah et al. 2024), for Hopper GPUs."""
     from flash_attn_interface import flash_attn_varlen_func  # type: ignore[import-not-found]
 
-    result = flash_attn_varlen_func(query, key, value, *proteins.bounds, softmax_scale=1.0)
+    result = flash_attn_varlen_func(query, key, value, *proteins.bounds, softmax_scale=1.0, causal=proteins.causal)
     return result[0] if isinstance(result, tuple) else result  # older versions return the log-sum-exp too
 
 
 _FLASH_MULTIPLE, _EFFICIENT_MULTIPLE = 8, 8
 """Head sizes must be multiples of these."""
-_NO_CAUSAL_MASK = 0
 
 BACKENDS: dict[str, Backend] = {
     "reference": attend_reference,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plm_composer.model.alibi import alibi_bias, alibi_slopes
-from plm_composer.model.attention import BACKENDS, PackedProteins, choose_backend
+from plm_composer.model.attention import BACKENDS, PackedProteins, choose_backend, hide_later
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.convolution import DepthwiseConvolution, Edges, convolve_in_graph, find_edges
 from plm_composer.model.rotary import rotary_frequencies, rotary_tables, rotate
@@ -91,11 +91,14 @@ class Layout(abc.ABC):
 
         Args:
             x: Activations, shape (..., channels).
-            weight: Weights of the convolution, shape (channels, width), with an odd width.
+            weight: Weights of the convolution, shape (channels, width), with an odd width. A causal model does without
+                those of later tokens.
 
         Returns:
             Shape of ``x``; undefined on padding.
         """
+        if self.config.causal:
+            weight = _of_earlier(weight)
         tokens = x.flatten(0, -2)
         if torch.compiler.is_compiling():
             return convolve_in_graph(tokens, weight, self.before, self.after).view_as(x)
@@ -144,7 +147,7 @@ class PackedLayout(Layout):
         self._protein = torch.searchsorted(cu_seqlens, token, right=True, out_int32=True) - 1
         super().__init__(config, token - cu_seqlens[self._protein], dtype)
         self._find_neighbours()
-        self.packed = PackedProteins(cu_seqlens, max_seqlen, config.num_attention_heads, self.slopes)
+        self.packed = PackedProteins(cu_seqlens, max_seqlen, config.num_attention_heads, self.slopes, config.causal)
         self.attention = choose_backend(input_ids.device, self._query_dtype(), self.slopes is not None, backend)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -184,9 +187,14 @@ class PaddedLayout(Layout):
         super().__init__(config, torch.arange(attention_mask.shape[1], device=attention_mask.device), dtype)
         self._find_neighbours()
         self.bias = attention_mask[:, None, None, :]
+        if config.causal:
+            length = attention_mask.shape[1]
+            earlier = self.bias & torch.ones(length, length, dtype=torch.bool, device=self.bias.device).tril()
+            # As numbers, made once: of a mask that is true or false, torch would make them in each block.
+            self.bias = torch.zeros_like(earlier, dtype=self._query_dtype()).masked_fill_(~earlier, float("-inf"))
         if self.slopes is not None:
-            scores = alibi_bias(self.slopes, attention_mask.shape[1])
-            self.bias = scores.to(self._query_dtype()).masked_fill(~self.bias, float("-inf"))
+            scores = alibi_bias(self.slopes, attention_mask.shape[1]).to(self._query_dtype())
+            self.bias = scores + self.bias if config.causal else scores.masked_fill(~self.bias, float("-inf"))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attends by torch's own attention; tensors are (proteins, length, heads, head_size)."""
@@ -228,12 +236,20 @@ class RecordingLayout(PaddedLayout):
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         keys = self.is_token[:, None, None, :]
         scores = query @ key.transpose(-1, -2)
+        if self.config.causal:
+            scores = hide_later(scores, scores.shape[-1], scores)
         if self.slopes is not None:
             scores = scores + alibi_bias(self.slopes, scores.shape[-1])
         scores = scores.masked_fill(~keys, float("-inf"))
         probabilities = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         self.maps.append(probabilities * (keys & keys.transpose(-1, -2)))
         return (probabilities.to(value.dtype) @ value).transpose(1, 2)
+
+
+def _of_earlier(weight: Tensor) -> Tensor:
+    """Zeroes the weights of later tokens, the second half of (channels, width)."""
+    reach = weight.shape[1] // 2
+    return F.pad(weight[:, : reach + 1], (0, reach))
 
 
 def _to(device: torch.device, x: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ VOCABULARY_SIZE = len(VOCABULARY)
 ESM2_MASK_RATE = 0.15 * 0.8
 """Expected share of ``<mask>`` in the training of every published ESM2: 15 % of tokens chosen, 80 % of those masked."""
 
+MASKED_LOSS, CAUSAL_LOSS = "masked_nll", "residue_nll"
+"""Names of the pinned loss: of hidden residues, and of a causal model's next residues."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ESM2Config:
@@ -58,6 +61,8 @@ class ESM2Config:
             first block (Huang et al. 2016).
         z_loss: Weight in the training loss of the squared logarithm of the softmax's denominator (PaLM, Chowdhery et
             al. 2022).
+        causal: Let a token attend only to itself and to earlier tokens of its protein, as a model of the next residue
+            must (``objective: causal`` sets it). A short convolution then reads only the earlier of its neighbours.
 
     Raises:
         UserError: If a value has the wrong type or is impossible.
@@ -89,6 +94,7 @@ class ESM2Config:
     initializer_residual_scaling: bool = False
     layer_drop: float = 0.0
     z_loss: float = 0.0
+    causal: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.rotary_frequencies, list):  # from YAML or JSON
@@ -144,6 +150,11 @@ class ESM2Config:
                 f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no {kind}head"
                 f" width; make it a multiple of {least * self.num_attention_heads}, or set attention_head_size"
             )
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the metric that is the loss of the pinned evaluation."""
+        return CAUSAL_LOSS if self.causal else MASKED_LOSS
 
     @property
     def head_size(self) -> int:

@@ -66,7 +66,8 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
     """Floating-point operations of one forward and backward pass over unpadded proteins.
 
     Counts the multiplications and additions of every matrix product (2 per pair), the backward pass as twice the
-    forward pass, attention as the square of each protein's own length, and the head on masked tokens only.
+    forward pass, attention as the square of each protein's own length (half of it in a causal model), and the head only
+    on tokens in the loss.
     The mean share of work that ``layer_drop`` skips is subtracted. Recomputation, norms, activations, short
     convolutions and the optimizer are left out, as is usual for model FLOPs.
 
@@ -78,7 +79,8 @@ def training_flops(config: ESM2Config, lengths: Iterable[int], masked_tokens: in
     lengths = list(lengths)
     width = config.hidden_size
     per_token = 2 * block_matrices(config)
-    attention = 4 * config.attention_size * sum(length * length for length in lengths)
+    pairs = sum(length * (length + 1) // 2 if config.causal else length * length for length in lengths)
+    attention = 4 * config.attention_size * pairs
     head = 2 * (width * width + width * VOCABULARY_SIZE)
     blocks = sum(keep_probability(rate, len(lengths)) for rate in drop_rates(config))
     return round(3 * (blocks * (per_token * sum(lengths) + attention) + head * masked_tokens))
@@ -304,7 +306,7 @@ def _head_activations(config: ESM2Config, workload: Workload) -> int:
 
 
 def _tables(config: ESM2Config, workload: Workload) -> int:
-    """Bytes of position tables: fp32 rotary tables, or ALiBi's bias in padded batches.
+    """Bytes of position tables: fp32 rotary tables, and ALiBi's bias or a causal mask in padded batches.
 
     Padded batches have one rotary table for all proteins. All blocks share the tables, except with ``layer_drop``,
     where each block computes other proteins.
@@ -312,6 +314,8 @@ def _tables(config: ESM2Config, workload: Workload) -> int:
     longest = max(workload.lengths)
     if config.position_embedding_type == "rotary":
         tables = _FP32 * (longest if workload.padded else workload.positions) * config.head_size
+        if config.causal and workload.padded:
+            tables += workload.width * len(workload.lengths) * longest**2
     elif workload.padded:
         tables = workload.width * len(workload.lengths) * config.num_attention_heads * longest**2
     else:

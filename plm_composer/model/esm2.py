@@ -20,6 +20,7 @@ from plm_composer.errors import UserError
 from plm_composer.model.batch_layouts import Layout, PackedLayout, PaddedLayout, RecordingLayout
 from plm_composer.model.config import VOCABULARY_SIZE, ESM2Config
 from plm_composer.model.contact_maps import ContactMaps
+from plm_composer.model.growing_layout import GrowingLayout
 from plm_composer.model.layer_drop import apply_to_kept, draw_kept, drop_rates
 from plm_composer.tokenizer import EOS_ID, MASK_ID, PAD_ID
 
@@ -245,6 +246,22 @@ class ESM2(nn.Module):
         for depth, (block, rate) in enumerate(zip(self.blocks, drop_rates(self.config), strict=True)):
             x = block(x, layout) if kept is None else apply_to_kept(block, x, layout, kept[depth], rate)
         return self.final_norm(x)
+
+    def grow(self, input_ids: Tensor, layout: GrowingLayout) -> Tensor:
+        """Computes the logits of the next tokens of sequences whose earlier tokens the layout has seen.
+
+        Args:
+            input_ids: The next tokens, shape (rows, tokens).
+            layout: The layout of the sequences; it remembers these tokens, too.
+
+        Returns:
+            Logits, shape (rows, tokens, 33), fp32 or better: each predicts the token after its own.
+        """
+        layout.take(input_ids.shape[1])
+        x = self._embed(input_ids, layout)
+        for block in self.blocks:
+            x = block(x, layout)
+        return self.head(self.final_norm(x))
 
     def layer_states(
         self,

@@ -1,4 +1,4 @@
-"""Metrics over masked tokens. Each token of the whole set has the same weight, whatever the batches."""
+"""Metrics over predicted tokens. Each token of the whole set has the same weight, whatever the batches."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ class TokenMean(Metric):
         raise NotImplementedError
 
 
-class MaskedNLL(TokenMean):
-    """Mean negative log-likelihood of the masked tokens, in nats."""
+class MeanNLL(TokenMean):
+    """Mean negative log-likelihood of the predicted tokens, in nats."""
 
     def values_of(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each token."""
         return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-class MaskedPerplexity(MaskedNLL):
-    """Exponential of ``MaskedNLL`` over the whole set."""
+class Perplexity(MeanNLL):
+    """Exponential of ``MeanNLL`` over the whole set."""
 
     def compute(self) -> Tensor:
         """Perplexity over all tokens so far."""
         return super().compute().exp()
 
 
-class MaskedAccuracy(TokenMean):
-    """Share of the masked tokens whose most likely prediction is correct."""
+class Accuracy(TokenMean):
+    """Share of the predicted tokens whose most likely prediction is correct."""
 
     def values_of(self, logits: Tensor, targets: Tensor) -> Tensor:
         """1 where the prediction is correct, else 0."""

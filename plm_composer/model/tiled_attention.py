@@ -25,8 +25,8 @@ from plm_composer.model.protein_groups import Group, groups_of
 
 SAVED_SCORES_LIMIT = 1 << 25
 """Most probabilities that one call saves for its backward pass, 64 MB in bf16; the backward pass recomputes others."""
-_DISTANCES_STEP = 64
-"""Distance tables are cached for multiples of this length, so that batches share them."""
+_TABLES_STEP = 64
+"""Tables of distances and of later tokens are cached for multiples of this length, so that batches share them."""
 
 
 def count_saved_scores(groups: Sequence[Group], heads: int) -> int:
@@ -41,7 +41,13 @@ def count_saved_scores(groups: Sequence[Group], heads: int) -> int:
 
 
 def attend_tiled(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, saved_scores: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    slopes: Tensor | None,
+    causal: bool,
+    saved_scores: int,
 ) -> Tensor:
     """Attends within each protein; differentiable once.
 
@@ -51,19 +57,26 @@ def attend_tiled(
         value: Values, same shape.
         cu_seqlens: Index of each protein's first token, then the number of tokens, shape (proteins + 1,), int32.
         slopes: ALiBi's slopes, shape (heads,), in the dtype of the queries; None for a model without ALiBi.
+        causal: Whether a token attends only to itself and to earlier tokens of its protein.
         saved_scores: ``count_saved_scores`` of the batch.
 
     Returns:
         Shape (tokens, heads, head_size).
     """
     differentiates = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    return _forward(query, key, value, cu_seqlens, slopes, saved_scores if differentiates else 0)[0]
+    return _forward(query, key, value, cu_seqlens, slopes, causal, saved_scores if differentiates else 0)[0]
 
 
 # Both operators disable autocast, which would cast their intermediate results.
 @torch.library.custom_op("plm_composer::tiled_attention", mutates_args=(), device_types="cpu")
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, slopes: Tensor | None, saved_scores: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    slopes: Tensor | None,
+    causal: bool,
+    saved_scores: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns the result, and the probabilities that the backward pass needs, end to end, shape (saved_scores,)."""
     groups = groups_of(cu_seqlens, query.shape[1])
@@ -76,7 +89,7 @@ def _forward(
             queries, keys, values = (proteins.take(x) for x in (query, key, value))
             attended = torch.empty_like(queries)
             for part, scores in buffers.tiles(index):
-                _probabilities(queries[part], keys[part], scores, proteins, alibi, part)
+                _probabilities(queries[part], keys[part], scores, proteins, alibi, part, causal)
                 torch.bmm(scores, values[part], out=attended[part])
             proteins.put(result, attended)
     return result, saved
@@ -97,6 +110,7 @@ def _backward(
     saved: Tensor,
     cu_seqlens: Tensor,
     slopes: Tensor | None,
+    causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of queries, keys and values."""
     groups = groups_of(cu_seqlens, query.shape[1])
@@ -120,7 +134,7 @@ def _backward(
             tiles = zip(probability_buffers.tiles(index), gradient_buffers.tiles(index), strict=True)
             for (part, probabilities), (_, score_gradients) in tiles:
                 if not probability_buffers.is_saved[index]:
-                    _probabilities(queries[part], keys[part], probabilities, proteins, alibi, part)
+                    _probabilities(queries[part], keys[part], probabilities, proteins, alibi, part, causal)
                 torch.bmm(gradients_first[part], probabilities, out=value_gradients[part])
                 torch.bmm(deltas[part], values[part].transpose(1, 2), out=score_gradients)  # dO V^T - d
                 score_gradients.mul_(probabilities)
@@ -138,15 +152,15 @@ def _(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: Any) -> tuple[T
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, cu_seqlens, slopes, _ = inputs
+    query, key, value, cu_seqlens, slopes, ctx.causal, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(query, key, value, *output, cu_seqlens, slopes)
 
 
 def _differentiate(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if gradient is None:
-        return (None,) * 6
-    return *_backward(gradient, *ctx.saved_tensors), None, None, None
+        return (None,) * 7
+    return *_backward(gradient, *ctx.saved_tensors, ctx.causal), None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
@@ -156,7 +170,11 @@ def _alibi(slopes: Tensor | None, groups: Sequence[Group], dtype: torch.dtype) -
     if slopes is None:
         return None
     longest = max((each.length for each in groups), default=0)
-    return Alibi(slopes, _distances(math.ceil(longest / _DISTANCES_STEP) * _DISTANCES_STEP, dtype))
+    return Alibi(slopes, _distances(_rounded(longest), dtype))
+
+
+def _rounded(longest: int) -> int:
+    return math.ceil(longest / _TABLES_STEP) * _TABLES_STEP
 
 
 @functools.lru_cache(maxsize=4)
@@ -227,8 +245,14 @@ def _choose_saved(sizes: Sequence[int]) -> list[bool]:
     return saved
 
 
+@functools.lru_cache(maxsize=4)
+def _later(longest: int) -> Tensor:
+    """True where a key comes after its query, shape (longest, longest)."""
+    return torch.ones(longest, longest, dtype=torch.bool).triu_(1)
+
+
 def _probabilities(
-    queries: Tensor, keys: Tensor, out: Tensor, proteins: Group, alibi: Alibi | None, part: slice
+    queries: Tensor, keys: Tensor, out: Tensor, proteins: Group, alibi: Alibi | None, part: slice, causal: bool
 ) -> None:
     torch.bmm(queries, keys.transpose(1, 2), out=out)
     if alibi is not None:
@@ -236,6 +260,9 @@ def _probabilities(
     if proteins.padding is not None:
         by_protein = out.view(proteins.proteins, -1, *out.shape[1:])
         by_protein.masked_fill_(proteins.padding[:, None, None, :], float("-inf"))
+    if causal:
+        length = proteins.length
+        out.masked_fill_(_later(_rounded(length))[:length, :length], float("-inf"))
     torch.softmax(out, -1, out=out)
 
 

@@ -1,22 +1,30 @@
-"""Muon for the hidden matrices, AdamW for everything else (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon)."""
+"""Muon and NorMuon for the hidden matrices, AdamW for everything else.
+
+Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; NorMuon (Li et al. 2025, https://arxiv.org/abs/2510.05491)
+also divides each row of an update by its own running size.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_optimizer
 import torch
-from pytorch_optimizer.optimizer.muon.base import get_adjusted_lr
+from pytorch_optimizer.optimizer.muon.base import MuonBase, get_adjusted_lr
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from plm_composer.errors import UserError
 from plm_composer.model.esm2 import ESM2Attention, ESM2Block, ESM2FeedForward, ESM2Head
 
+if TYPE_CHECKING:
+    from plm_composer.config.schema import TrainConfig
 
-class Muon(pytorch_optimizer.Muon):
-    """Muon for weights that hold several matrices; the group's option ``fused`` is their number.
+
+class _FusedMatrices(MuonBase):
+    """What lets Muon update weights that hold several matrices; the group's option ``fused`` is their number.
 
     Query, key and value projections are one weight, (3 * hidden, hidden), and so are the two of a gate. If they were
     orthogonalised as one matrix, the largest would decide how far the others move; Jordan et al. therefore
@@ -28,13 +36,13 @@ class Muon(pytorch_optimizer.Muon):
         """Replaces the library's method: computes the polar factors of the updates part by part."""
         parts = group.get("fused", 1)
         if parts == 1:
-            return pytorch_optimizer.Muon._orthogonalize(group, updates)
+            return MuonBase._orthogonalize(group, updates)
         if len(updates) > 1 and isinstance(updates[0], DTensor):
             # One whole matrix at a time, as the library does.
-            return [Muon._orthogonalize(group, [update])[0] for update in updates]
+            return [_FusedMatrices._orthogonalize(group, [update])[0] for update in updates]
         wholes = [update.full_tensor() if isinstance(update, DTensor) else update for update in updates]
         pieces = [piece for whole in wholes for piece in whole.chunk(parts)]
-        done = pytorch_optimizer.Muon._orthogonalize(group, pieces)
+        done = MuonBase._orthogonalize(group, pieces)
         # The library scales by the shape of the whole weight; this corrects it to the shape of a part.
         adjusted = group["use_adjusted_lr"]
         scale = get_adjusted_lr(1.0, pieces[0].shape, adjusted) / get_adjusted_lr(1.0, wholes[0].shape, adjusted)
@@ -49,6 +57,14 @@ class Muon(pytorch_optimizer.Muon):
         for group in self.param_groups:
             if "ns_coeffs" in group:
                 group["ns_coeffs"] = [tuple(coefficients) for coefficients in group["ns_coeffs"]]
+
+
+class Muon(_FusedMatrices, pytorch_optimizer.Muon):
+    """Muon, with every matrix of a fused weight orthogonalised on its own."""
+
+
+class NorMuon(_FusedMatrices, pytorch_optimizer.NorMuon):
+    """NorMuon, with every matrix of a fused weight orthogonalised on its own, and the norm of the weight kept."""
 
 
 def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -98,6 +114,24 @@ def muon_groups(model: nn.Module, arguments: Mapping[str, Any]) -> list[dict[str
 def muon_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
     """Number of fp32 values for a parameter: one momentum with Muon, two moments with AdamW."""
     return (1 if group["use_muon"] else 2) * math.prod(shape)
+
+
+def check_normuon(config: TrainConfig) -> None:
+    """Refuses settings with which NorMuon does not work.
+
+    Raises:
+        UserError: The run is sharded.
+    """
+    if config.fsdp_config is not None:
+        raise UserError(
+            "optimizer.name: 'normuon' is refused with fsdp_config: it needs the norms of whole matrices, and FSDP2 "
+            "gives each process a part; train with DDP, or choose muon"
+        )
+
+
+def normuon_states(shape: torch.Size, group: Mapping[str, Any]) -> int:
+    """Number of fp32 values for a parameter: as for Muon, and one for each row."""
+    return muon_states(shape, group) + (shape[0] if group["use_muon"] else 0)
 
 
 def _distribute_like(whole: Tensor, like: Tensor) -> Tensor:

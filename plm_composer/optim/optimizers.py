@@ -15,7 +15,7 @@ from torch import nn
 from plm_composer.config.registry import Registry, build, check_arguments, split_name
 from plm_composer.optim.kind import OptimizerKind, copies, own_optimizer
 from plm_composer.optim.lion import Lion
-from plm_composer.optim.muon import Muon, muon_groups, muon_states
+from plm_composer.optim.muon import Muon, NorMuon, check_normuon, muon_groups, muon_states, normuon_states
 from plm_composer.optim.schedule_free import check_schedule_free, schedule_free_states
 from plm_composer.optim.soap import check_soap, soap_states
 from plm_composer.optim.stable_adamw import StableAdamW
@@ -30,6 +30,7 @@ OPTIMIZERS = Registry(
         "decoupled_sgdw": OptimizerKind(composer_optim.DecoupledSGDW, momentum_states),
         "lion": OptimizerKind(Lion, copies(1)),
         "muon": OptimizerKind(Muon, muon_states, muon_groups),
+        "normuon": OptimizerKind(NorMuon, normuon_states, muon_groups, check_normuon),
         "schedule_free_adamw": OptimizerKind(
             pytorch_optimizer.ScheduleFreeAdamW, schedule_free_states, check=check_schedule_free
         ),

@@ -21,8 +21,6 @@ from plm_composer.report.series import (
     LEARNING_RATE,
     MFU,
     TOKENS_PER_SECOND,
-    TRAIN_LOSS,
-    VALIDATION_LOSS,
     FloatArray,
     distinct_rates,
     smooth,
@@ -247,8 +245,9 @@ def draw_measure(runs: Sequence[Run], measure: Measure) -> Chart | None:
 
 
 def _losses(run: Run, clock: Clock) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
-    train = TRAIN_LOSS if run.metrics.has(TRAIN_LOSS) else "loss/train/total"
-    return run.metrics.series(train, clock.name), run.metrics.series(VALIDATION_LOSS, clock.name)
+    metrics, train = run.metrics, run.metrics.loss_name("train")
+    train = train if metrics.has(train) else "loss/train/total"
+    return metrics.series(train, clock.name), metrics.series(metrics.loss_name("eval"), clock.name)
 
 
 def _loss_limits(pairs: Sequence[tuple[FloatArray, FloatArray]]) -> tuple[float, float]:

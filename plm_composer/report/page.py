@@ -20,7 +20,7 @@ from plm_composer.report.configuration import compare_settings, list_settings
 from plm_composer.report.evaluations import make_panels
 from plm_composer.report.quantities import show_count, show_number, show_seconds, show_share
 from plm_composer.report.runs import Run, read_runs
-from plm_composer.report.series import CLOCK, VALIDATION_LOSS
+from plm_composer.report.series import CLOCK
 
 _TEMPLATE = "report.html.jinja"
 _MARK = '<meta name="generator" content="plm-composer">'
@@ -163,7 +163,7 @@ def _missing(runs: Sequence[Run], losses: Sequence[Chart | None], measures: Mapp
     for run in runs:
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         notes += [prefix + note for note in run.notes]
-        if not run.metrics.has(VALIDATION_LOSS):
+        if not run.metrics.has(run.metrics.loss_name("eval")):
             notes.append(f"{prefix}There was no validation.")
         if len(runs) > 1:
             lacking = [measure.title for measure in MEASURES if measures[measure.title] and not measure.names(run)]
@@ -174,7 +174,8 @@ def _missing(runs: Sequence[Run], losses: Sequence[Chart | None], measures: Mapp
 def _validations(run: Run) -> list[tuple[str, ...]]:
     """The latest validations: batch, tokens, time, FLOPs, loss, perplexity, accuracy."""
     metrics = run.metrics
-    names = (*CLOCK, VALIDATION_LOSS, "metrics/eval/perplexity", "metrics/eval/accuracy")
+    loss = metrics.loss_name("eval")
+    names = (*CLOCK, loss, "metrics/eval/perplexity", "metrics/eval/accuracy")
     values = {name: metrics.column(name) for name in names} | {"flops": metrics.flops}
     return [
         (
@@ -182,11 +183,11 @@ def _validations(run: Run) -> list[tuple[str, ...]]:
             show_count(values["tokens"][row]),
             show_seconds(values["seconds"][row]),
             show_count(values["flops"][row], "FLOP"),
-            show_number(values[VALIDATION_LOSS][row], 4),
+            show_number(values[loss][row], 4),
             show_number(values["metrics/eval/perplexity"][row], 2),
             show_share(values["metrics/eval/accuracy"][row]),
         )
-        for row in np.flatnonzero(np.isfinite(values[VALIDATION_LOSS]))[-_LINES:]
+        for row in np.flatnonzero(np.isfinite(values[loss]))[-_LINES:]
     ]
 
 

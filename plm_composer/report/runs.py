@@ -13,7 +13,7 @@ from plm_composer.budget.ledger import CATEGORIES, FILE_NAME
 from plm_composer.config.merge import flatten, read_resolved
 from plm_composer.errors import UserError
 from plm_composer.evaluation.results import Result, read_results
-from plm_composer.report.series import FLOPS_PER_SECOND, MFU, VALIDATION_LOSS, Metrics, read_metrics
+from plm_composer.report.series import FLOPS_PER_SECOND, MFU, Metrics, read_metrics
 from plm_composer.run_folder import RunFolder
 
 _PROGRESS = {"ba": "batch", "ep": "epoch", "sp": "proteins", "tok": "tokens"}
@@ -99,7 +99,7 @@ class Run:
         metrics = self.metrics
         tokens, seconds, memory = (metrics.last(name) for name in ("tokens", "seconds", "memory/peak_mb"))
         return {
-            "loss": metrics.last(VALIDATION_LOSS),
+            "loss": metrics.last(metrics.loss_name("eval")),
             "perplexity": metrics.last("metrics/eval/perplexity"),
             "accuracy": metrics.last("metrics/eval/accuracy"),
             "tokens": tokens,

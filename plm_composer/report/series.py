@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError
+from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 
 FloatArray = npt.NDArray[np.float64]
 
 CLOCK = ("batch", "epoch", "proteins", "tokens", "seconds")
-VALIDATION_LOSS = "metrics/eval/masked_nll"
-TRAIN_LOSS = "metrics/train/masked_nll"
 TOKENS_PER_SECOND = "throughput/tokens_per_sec"
 FLOPS_PER_SECOND = "throughput/flops_per_sec"
 MFU = "throughput/device/mfu"
@@ -53,6 +52,15 @@ class Metrics:
     def has(self, name: str) -> bool:
         """Whether a metric has a finite value."""
         return self.last(name) is not None
+
+    def loss_name(self, split: str) -> str:
+        """Name of the metric of the loss, which depends on the objective.
+
+        Args:
+            split: ``train`` or ``eval``.
+        """
+        masked, causal = f"metrics/{split}/{MASKED_LOSS}", f"metrics/{split}/{CAUSAL_LOSS}"
+        return causal if self.has(causal) else masked
 
     def column(self, name: str) -> FloatArray:
         """Values of a metric or of the clock, NaN where there is none, shape (number of batches,)."""

@@ -89,4 +89,6 @@ def make_evaluation(config: TrainConfig, places: Places, model: ESM2ComposerMode
     names = list(model.get_metrics(is_train=False))
     pin_memory = get_device(config.device).name == "gpu"
     ranks = (dist.get_global_rank(), dist.get_world_size())
-    return make_evaluator(proteins, config.eval_batch_tokens, names, *ranks, pin_memory=pin_memory)
+    return make_evaluator(
+        proteins, config.eval_batch_tokens, names, *ranks, pin_memory=pin_memory, causal=model.model.config.causal
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from plm_composer.hardware.precision import AUTOCAST_DTYPES
 from plm_composer.model.cost import Memory, Workload, predict
 from plm_composer.run.parts import Parts
 
@@ -50,8 +51,8 @@ def predict_memory(parts: Parts) -> Estimate:
         shapes = parts.model_class(parts.model)
     workload = Workload(
         lengths=lengths,
-        mask_rate=parts.collator.masking.mask_rate,
-        bf16=parts.precision == "amp_bf16",
+        mask_rate=1.0 if parts.model.causal else parts.collator.masking.mask_rate,
+        bf16=parts.precision in AUTOCAST_DTYPES,
         padded=config.data.batch_format != "unpadded",
         on_cpu=parts.device == "cpu",
         checkpointing=config.activation_checkpointing,

@@ -18,12 +18,14 @@ from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.plan import PROVISIONAL_BATCHES
 from plm_composer.callbacks import CALLBACKS
 from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
+from plm_composer.checkpoints.best import check_keep_best
 from plm_composer.config.own_code import load_code
 from plm_composer.config.registry import Component, build, look_up, parse_section, split_name, suggestion
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.batches import Batch
 from plm_composer.data.collate import Collator
 from plm_composer.data.masking import Masking
+from plm_composer.data.weighting import Weighting, find_weighting
 from plm_composer.errors import UserError
 from plm_composer.hardware.precision import resolve_precision, working_dtype
 from plm_composer.hardware.sharding import ShardingConfig, make_sharding
@@ -47,11 +49,12 @@ class Parts:
         config: The config.
         device: ``cpu`` or ``gpu``.
         processes: Number of processes of the run.
-        precision: ``fp32`` or ``amp_bf16``.
+        precision: ``fp32``, ``amp_bf16`` or ``amp_fp16``.
         model_class: ``ESM2``, or a user's subclass.
         model: The model's config.
         collator: Makes batches: crops and masks proteins, and packs or pads them.
         algorithms: The speed-up algorithms.
+        weighting: How much each protein's labels count in the loss; None for each the same.
         curriculum: Function that changes each training batch before its tokens are counted; None if no algorithm does.
         optimizer: Makes the optimizer of a model.
         scheduler: The learning-rate schedule.
@@ -71,6 +74,7 @@ class Parts:
     model_class: type[ESM2]
     model: ESM2Config
     collator: Collator
+    weighting: Weighting | None
     algorithms: Sequence[Algorithm]
     curriculum: Callable[[Batch], Batch] | None
     optimizer: OptimizerFactory
@@ -104,8 +108,9 @@ def make_parts(config: TrainConfig) -> Parts:
         UserError: Something in the config is wrong; the message names the first such key.
     """
     load_code(config.code_paths)
-    masking = Masking(config.data.mask_rate, config.data.mask_token_fraction, config.data.random_token_fraction)
-    model = _pretrained_model(config) if "pretrained" in config.model else make_model_config(config.model, masking)
+    data = config.data
+    masking = Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction, data.mask_span_length)
+    model = _pretrained_model(config) if "pretrained" in config.model else make_model_config(config, masking)
     check_values(config)
     processes, device = dist.get_world_size(), get_device(config.device).name
     named_algorithms = parse_section("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS)
@@ -117,6 +122,7 @@ def make_parts(config: TrainConfig) -> Parts:
         crop_length=config.data.crop_length,
         crop_keeps_ends=config.data.crop_keeps_ends,
         batch_format=config.data.batch_format,
+        objective=config.objective,
         masking=masking,
         draws=needed_draws(algorithms),
     )
@@ -128,6 +134,8 @@ def make_parts(config: TrainConfig) -> Parts:
         )
     duration = config.max_duration if config.budget is None else f"{PROVISIONAL_BATCHES}ba"
     _check_attention(config, model, device)
+    if config.keep_best is not None:
+        check_keep_best(config.keep_best, model.loss_name, config.data.val_split is not None)
     _check_compilation(config)
     return Parts(
         config=config,
@@ -137,6 +145,7 @@ def make_parts(config: TrainConfig) -> Parts:
         model_class=model_class,
         model=model,
         collator=collator,
+        weighting=find_weighting(config.loss_weighting),
         algorithms=algorithms,
         curriculum=bind_curricula(algorithms, collator),
         optimizer=_make_optimizer_factory(config),
@@ -155,36 +164,52 @@ def _is_evaluation(component: Component) -> bool:
     return isinstance(component.target, type) and issubclass(component.target, ScheduledEvaluation)
 
 
-def make_model_config(section: Mapping[str, Any], masking: Masking) -> ESM2Config:
+def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
     """Makes the config of a model that is trained from scratch: a preset, changed by the fields that ``model`` sets.
 
     The mask rate that token dropout assumes follows from the run's masking. In ESM2 it is a constant, 0.12: 15 % of the
-    residues are masked, and 80 % of those become ``<mask>``.
+    residues are masked, and 80 % of those become ``<mask>``. A causal model sees none, and has no token dropout.
 
     Args:
-        section: The config's ``model``.
+        config: The run's config.
         masking: The run's masking.
 
     Raises:
         UserError: The preset or a field is unknown, or a value is impossible.
     """
-    _, fields = split_name("model", section, MODELS)
+    _, fields = split_name("model", config.model, MODELS)
     known = {field.name for field in dataclasses.fields(ESM2Config)}
     if "stack_to" in fields:
         raise UserError("model.stack_to needs model.pretrained, a trained model to stack")
     for field in fields:
         if field not in known:
             raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
+    _check_causal(config)
     fields.setdefault("token_dropout_mask_rate", masking.mask_token_rate)
+    if config.objective == "causal":
+        fields = {"token_dropout": False, **fields, "causal": True}
     try:
-        return dataclasses.replace(preset_of(section["name"]), **fields)
+        return dataclasses.replace(preset_of(config.model["name"]), **fields)
     except (TypeError, ValueError) as error:
         raise UserError(f"model: {error}") from error
 
 
 def _pretrained_model(config: TrainConfig) -> ESM2Config:
     check_pretrained(config.model, config.load_trust)
-    return pretrained_config(config.model, config.load_trust)
+    model = pretrained_config(config.model, config.load_trust)
+    # Training an ESM2 on to predict the next residue is possible; a causal model fills no masks.
+    if model.causal and config.objective != "causal":
+        raise UserError(
+            f"model.pretrained is a causal model, and objective is {config.objective}; set objective=causal"
+        )
+    return dataclasses.replace(model, causal=config.objective == "causal")
+
+
+def _check_causal(config: TrainConfig) -> None:
+    if "causal" in config.model:
+        raise UserError("model.causal follows from the objective; leave it out, and set objective=causal or masked")
+    if config.objective == "causal" and config.algorithms.get("mask_rate_schedule") is not None:
+        raise UserError("algorithms.mask_rate_schedule needs masks, and objective is causal; set it to null")
 
 
 def _make_optimizer_factory(config: TrainConfig) -> OptimizerFactory:

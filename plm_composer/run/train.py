@@ -17,7 +17,9 @@ from plm_composer.algorithms.ema import use_averages
 from plm_composer.budget.ledger import Ledger, open_ledger, process_start
 from plm_composer.callbacks import preemption
 from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
+from plm_composer.checkpoints.best import BestCheckpointSaver
 from plm_composer.checkpoints.loading import check_progress, loading_checkpoint
+from plm_composer.checkpoints.names import LATEST
 from plm_composer.checkpoints.resume import forget_downloaded, prepare_checkpoints
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
@@ -26,6 +28,7 @@ from plm_composer.evaluation.results import write_result
 from plm_composer.hardware.processes import explaining_lost_processes
 from plm_composer.inference.export import check_export, export_run
 from plm_composer.loggers.training_progress import closing_bars
+from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 from plm_composer.model.weights.huggingface_folder import loader, read_config
 from plm_composer.optim.schedule_free import averaged_weights
 from plm_composer.run.conversion import prepare_shards
@@ -86,6 +89,7 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
         stopped_at = preemption.stopped_at(trainer.state.callbacks)
         if stopped_at is not None:
             return _stop(trainer, folder, ledger, stopped_at)
+        _keep_best(trainer)
         scores = _validation_scores(trainer)
         _keep_results(trainer, folder)
         with ledger.charging("export"):
@@ -173,6 +177,14 @@ def _validation_scores(trainer: Trainer) -> dict[str, float]:
     }
 
 
+def _keep_best(trainer: Trainer) -> None:
+    """Saves the final checkpoint as the best one if the last validation says so."""
+    for callback in trainer.state.callbacks:
+        if isinstance(callback, BestCheckpointSaver):
+            use_averages(trainer.state.algorithms, trainer.state)
+            callback.save_if_due(trainer.state, trainer.logger)
+
+
 def _keep_results(trainer: Trainer, folder: RunFolder) -> None:
     """Writes what scheduled evaluations found last into the run folder."""
     if dist.get_global_rank() > 0:
@@ -215,12 +227,14 @@ def describe_result(folder: RunFolder, scores: Mapping[str, float], reported: bo
         reported: Whether the run has written its report.
     """
     lines = []
-    if "masked_nll" in scores:
-        loss, perplexity, accuracy = (scores[name] for name in ("masked_nll", "perplexity", "accuracy"))
+    loss = scores.get(MASKED_LOSS, scores.get(CAUSAL_LOSS))
+    if loss is not None:
+        perplexity, accuracy = scores["perplexity"], scores["accuracy"]
         lines += [f"validation loss {loss:.4f} nats, perplexity {perplexity:.2f}, accuracy {accuracy:.1%}", ""]
     lines += [f"{'metrics':<12}{folder.metrics}"]
     lines += [f"{'report':<12}{folder.report}"] if reported else []
     lines += [f"{'checkpoint':<12}{folder.latest}"] if folder.latest.exists() else []
+    lines += [f"{'best':<12}{folder.best / LATEST}"] if (folder.best / LATEST).exists() else []
     if folder.export.is_dir():
         lines += [
             f"{'model':<12}{folder.export}  (loads with {loader(read_config(folder.export))})",

@@ -21,6 +21,7 @@ from plm_composer.callbacks.loss_guard import LossGuard
 from plm_composer.callbacks.order import in_order
 from plm_composer.callbacks.preemption import Preemption
 from plm_composer.callbacks.schedule_free import AveragedWeights
+from plm_composer.checkpoints.best import BestCheckpointSaver
 from plm_composer.checkpoints.run_record import RunRecord
 from plm_composer.checkpoints.saver import WholeCheckpointSaver, watch_uploads
 from plm_composer.config.merge import to_yaml
@@ -68,6 +69,7 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
         pin_memory=parts.device == "gpu",
         microbatch_tokens=config.device_train_microbatch_tokens,
         batch_transforms=parts.curriculum,
+        weighting=parts.weighting,
     )
     check_scheduler(parts.scheduler, parts.duration, len(train_spec.dataloader))
     model = make_model(parts)
@@ -83,7 +85,7 @@ def make_trainer(parts: Parts, places: Places, folder: RunFolder, ledger: Ledger
             schedulers=parts.scheduler,
             eval_interval=config.eval_interval,
             eval_subset_num_batches=config.eval_subset_num_batches,
-            callbacks=_make_callbacks(parts, model, optimizer, ledger),
+            callbacks=_make_callbacks(parts, folder, model, optimizer, ledger),
             loggers=_make_loggers(parts, folder),
             run_name=config.run_name,
             progress_bar=False,  # ours is among the loggers
@@ -132,11 +134,11 @@ def make_model(parts: Parts) -> ESM2ComposerModel:
         activation_checkpointing=config.activation_checkpointing,
         compile_arguments=parts.compile_arguments,
     )
-    return ESM2ComposerModel(model, autocast_dtype=autocast_dtype(config.precision, parts.device))
+    return ESM2ComposerModel(model, autocast_dtype(config.precision, parts.device), parts.weighting)
 
 
 def _make_callbacks(
-    parts: Parts, model: ESM2ComposerModel, optimizer: torch.optim.Optimizer, ledger: Ledger
+    parts: Parts, folder: RunFolder, model: ESM2ComposerModel, optimizer: torch.optim.Optimizer, ledger: Ledger
 ) -> list[Callback]:
     """Makes the callbacks of every run and those that the YAML names, in the order of ``callbacks/order.py``."""
     config = parts.config
@@ -154,6 +156,8 @@ def _make_callbacks(
         callbacks.append(Preemption(config.preemption_grace))
         if "://" not in config.save_folder:  # For an object store the Trainer makes its own saver.
             callbacks.append(_make_saver(parts, config.save_folder))
+    if config.keep_best is not None:
+        callbacks.append(BestCheckpointSaver(str(folder.best), config.keep_best, config.autoresume))
     for component in parts.callbacks:
         measures_cpu = component.key == "callbacks.speed_monitor" and parts.device == "cpu"
         # Composer knows the peak FLOP/s of GPUs; that of a CPU is measured, in the precision of the run.

@@ -11,8 +11,9 @@ from typing import Any
 
 from plm_composer.errors import UserError
 from plm_composer.files.atomic import replacing
+from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 
-_LOSS = "metrics/eval/masked_nll"
+_LOSSES = (f"metrics/eval/{MASKED_LOSS}", f"metrics/eval/{CAUSAL_LOSS}")
 _ACCURACY = "metrics/eval/accuracy"
 
 
@@ -125,9 +126,9 @@ def read_metrics(path: Path) -> Training:
     if not lines:
         raise UserError(f"{path}: the file is empty; the run trained no batch")
     # By batch, since a run that is started again after its last batch repeats its validation.
-    validations = {line["batch"]: line for line in lines if line.get(_LOSS) is not None}
-    curve = tuple(Point(line["seconds"], line["tokens"], line[_LOSS]) for line in validations.values())
-    accuracy = list(validations.values())[-1].get(_ACCURACY) if validations else None
+    validations = {line["batch"]: (line, loss) for line in lines if (loss := _loss_of(line)) is not None}
+    curve = tuple(Point(line["seconds"], line["tokens"], loss) for line, loss in validations.values())
+    accuracy = list(validations.values())[-1][0].get(_ACCURACY) if validations else None
     last = lines[-1]
     return Training(last["batch"], last["tokens"], last["seconds"], accuracy, curve)
 
@@ -207,3 +208,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _not_a_result(path: Path) -> UserError:
     return UserError(f"{path}: not a result of this version of plm ablate; delete it to run this seed again")
+
+
+def _loss_of(line: Mapping[str, Any]) -> float | None:
+    return next((line[name] for name in _LOSSES if line.get(name) is not None), None)

@@ -114,7 +114,7 @@ def test_a_scan_is_a_matrix(model: Path, tmp_path: Path) -> None:
         (("{unmeasured}",), "no assay has a column DMS_score"),
         (("{unmeasured}", "--sequence", "M" * 300), "line 2: K2W, but residue 2 of the target is M"),
         (("{assay}", "--method", "pll", "--mask-together"), "--mask-together belongs to --method masked-marginals"),
-        (("{assay}", "--window", "best"), "--window is 'best'; choose from optimal, sliding, none"),
+        (("{assay}", "--window", "best"), "--window is 'best'; choose from optimal, sliding, preceding, none"),
         (("{assay}", "--sequence", "no.fasta"), "neither residues nor a file"),
         (("{assay}", "--sequence", "MKTAYIAKQ"), "line 3: position 10 lies outside the target"),
         (("nowhere",), "nowhere: there is no such assay"),

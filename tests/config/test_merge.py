@@ -214,7 +214,7 @@ WRONG = {
     "device_train_microbatch_size=9": "device_train_microbatch_size is 9; it must be a number from 1 to 8",
     "device_train_microbatch_size=many": "device_train_microbatch_size is 'many'",
     "device_train_microbatch_tokens=20": "device_train_microbatch_tokens is 20; it must be at least data.crop_length",
-    "precision=fp8": "precision is 'fp8'; choose from auto, fp32, amp_bf16",
+    "precision=fp8": "precision is 'fp8'; choose from auto, fp32, amp_bf16, amp_fp16",
     "device=tpu": "device is 'tpu'",
     "fsdp_config.shard=1": "fsdp_config.shard: there is no such argument",
     "compile_config.modus=max": "compile_config.modus: there is no such argument",
@@ -260,7 +260,8 @@ AS_WRITTEN = ["61e7890", "2024_11_03", "007", "1e5", "12:30:00", "off", "Yes", "
 TEXT_KEYS = [
     "run_name", "run_folder", "data.fasta", "data.local", "data.remote", "data.val_fasta", "data.train_split",
     "data.val_split", "data.batch_format", "data.shuffle_algo", "data.cache_limit", "data.validate_hash", "budget",
-    "precision", "save_folder", "load_path", "device", "model.name", "model.pretrained", "model.feed_forward",
+    "precision", "objective", "loss_weighting", "keep_best", "save_folder", "load_path", "device", "model.name",
+    "model.pretrained", "model.feed_forward",
     "optimizer.name", "scheduler.name", "scheduler.t_max", "algorithms.ema.half_life", "loggers.wandb.name",
     "loggers.wandb.group", "loggers.tensorboard.log_dir", "callbacks.early_stopper.monitor",
     "callbacks.memory_monitor.memory_keys.x", "fsdp_config.mixed_precision", "compile_config.mode", "attention_backend",

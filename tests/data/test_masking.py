@@ -65,3 +65,29 @@ def test_the_expected_share_of_mask_tokens_is_esm2s() -> None:
 def test_impossible_rates_are_refused(rates: tuple[float, float, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Masking(*rates)
+
+
+@pytest.mark.parametrize("length", [2, 3, 6])
+def test_spans_keep_the_rate_and_run_on(length: int) -> None:
+    token_ids = np.random.default_rng(2).integers(4, 24, 400_000)
+    _, labels = _mask(token_ids, Masking(0.15, span_length=length))
+    chosen = labels != IGNORE_INDEX
+    assert chosen.mean() == pytest.approx(0.15, abs=0.005)
+    # Each span runs on for its length, unless the chain of tokens ends.
+    edges = np.diff(np.concatenate([[0], chosen.astype(int), [0]]))
+    runs = np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
+    assert runs[1:-1].min() == length
+    assert runs.mean() > length
+
+
+def test_a_crop_does_not_move_spans() -> None:
+    token_ids = np.random.default_rng(3).integers(4, 24, 1000)
+    keys = np.repeat(sample_keys(0, 0, [3]), 1000)
+    whole = mask_tokens(token_ids, keys, np.arange(1000), Masking(span_length=4))[1]
+    piece = mask_tokens(token_ids[300:500], keys[300:500], np.arange(300, 500), Masking(span_length=4))[1]
+    assert (piece == whole[300:500]).all()
+
+
+def test_a_span_of_no_residues_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.mask_span_length is 0"):
+        Masking(span_length=0)

@@ -82,7 +82,7 @@ def test_predictions_of_sliding_windows_are_weighted_means() -> None:
 
 
 def test_impossible_windows_are_refused() -> None:
-    with pytest.raises(UserError, match="--window is 'best'; choose from optimal, sliding, none"):
+    with pytest.raises(UserError, match="--window is 'best'; choose from optimal, sliding, preceding, none"):
         make_windowing("best")
     with pytest.raises(UserError, match="--window-tokens is 33; it must be an even number, at least 16"):
         make_windowing("optimal", 33)

@@ -33,6 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scales": {"embedding_scale": 3.0, "residual_scale": 0.4, "token_dropout_mask_rate": 0.25},
     "layer drop": {"layer_drop": 0.6},
     "z-loss": {"z_loss": 0.01},
+    "causal": {"causal": True, "token_dropout": False},
+    "causal, alibi, convolution": {"causal": True, "position_embedding_type": "alibi", "short_convolution": 5},
     "scaled start": {"initializer_residual_scaling": True},
 }
 """What each makes of ``SMALL``: every field of the config that changes the architecture, at least once."""

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from plm_composer.data.batches import Batch, count_tokens, split_by_tokens
 from plm_composer.model import batch_layouts
-from plm_composer.model.composer_model import ESM2ComposerModel, MaskedPrediction
+from plm_composer.model.composer_model import ESM2ComposerModel, Prediction
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.parallelize import parallelize
@@ -57,7 +57,7 @@ def send(batch: Batch, device: str) -> Batch:
     return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
 
-def look_at(model: ESM2ComposerModel, batch: Batch, outputs: MaskedPrediction) -> None:
+def look_at(model: ESM2ComposerModel, batch: Batch, outputs: Prediction) -> None:
     """What is counted and logged of a microbatch."""
     for metric in model.get_metrics(is_train=True).values():
         model.update_metric(batch, outputs, metric.to(outputs.logits.device))

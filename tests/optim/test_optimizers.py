@@ -113,6 +113,11 @@ def test_arguments_are_checked_although_the_library_takes_any(name: str) -> None
         make_parts(config(optimizer={"name": name, **ARGUMENTS[name], "weight_dekay": 0.1}))
 
 
+def test_normuon_is_refused_where_it_cannot_shard() -> None:
+    with pytest.raises(UserError, match="'normuon' is refused with fsdp_config: it needs the norms of whole matrices"):
+        make_parts(config(optimizer={"name": "normuon", "lr": 1e-2}, fsdp_config={}))
+
+
 def test_soap_is_refused_where_it_cannot_shard() -> None:
     soap = {"name": "soap", "lr": 1e-3}
     with pytest.raises(UserError, match="'soap' is refused with fsdp_config: it needs whole gradients"):

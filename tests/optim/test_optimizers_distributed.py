@@ -31,6 +31,7 @@ SHARDED = ["lion", "muon", "schedule_free_adamw", "stable_adamw"]
 CASES = [
     *((name, way) for name in SHARDED for way in ("ddp", "fsdp2", "resumed")),
     ("soap", "ddp"),
+    ("normuon", "ddp"),
 ]
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "decoupled_sgdw": {"lr": 1e-1, "momentum": 0.9},
     "lion": {"lr": 1e-3, "weight_decay": 0.1},
     "muon": {"lr": 1e-2, "weight_decay": 0.1, "adamw_lr": 1e-2, "adamw_wd": 0.1},
+    "normuon": {"lr": 1e-2, "weight_decay": 0.1, "adamw_lr": 1e-2, "adamw_wd": 0.1},
     "schedule_free_adamw": {"lr": 1e-2, "weight_decay": 0.1},
     "sgd": {"lr": 1e-1, "momentum": 0.9},
     "soap": {"lr": 1e-2, "weight_decay": 0.1, "precondition_frequency": 3},

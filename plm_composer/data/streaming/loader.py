@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from plm_composer.data.batches import Batch, count_proteins, count_tokens, pin, split, split_by_tokens
 from plm_composer.data.streaming.dataset import StreamingProteinDataset
 from plm_composer.data.streaming.workers import ignore_preemption
+from plm_composer.data.weighting import Weighting, total_weight
 from plm_composer.errors import UserError
 from plm_composer.hardware.processes import greatest_of_all
 
@@ -26,11 +28,12 @@ def make_data_spec(
     pin_memory: bool = False,
     microbatch_tokens: int | None = None,
     batch_transforms: Callable[[Batch], Batch] | None = None,
+    weighting: Weighting | None = None,
 ) -> DataSpec:
     """Wraps a dataset into a DataSpec that counts proteins as samples and splits batches by proteins or tokens.
 
     On a resume Composer finds its place in an epoch by the number of samples, so a batch must be counted in proteins,
-    however it is packed. It weights microbatches and ranks by ``loss_generating`` tokens.
+    however it is packed. It weights microbatches and ranks by ``loss_generating``, which is the weight of their loss.
 
     Args:
         dataset: Yields proteins; its ``batch_size`` is that of one device.
@@ -39,6 +42,7 @@ def make_data_spec(
         pin_memory: Whether to put batches into page-locked memory, for a GPU.
         microbatch_tokens: Largest number of tokens in a microbatch; None splits by proteins.
         batch_transforms: Function: the loader's batch -> the batch to train on; runs in the training process.
+        weighting: How much each protein's predicted tokens count in the loss; None for each the same.
 
     Raises:
         UserError: The dataset has no full batch for each device.
@@ -72,8 +76,13 @@ def make_data_spec(
         batch_transforms=batch_transforms,
         split_batch=PinnedSplit(cut) if pin_memory else cut,
         get_num_samples_in_batch=count_proteins,
-        get_num_tokens_in_batch=count_tokens,
+        get_num_tokens_in_batch=functools.partial(_count_weights, weighting=weighting) if weighting else count_tokens,
     )
+
+
+def _count_weights(batch: Batch, weighting: Weighting) -> dict[str, float]:
+    """As ``count_tokens``, for a loss in which tokens have weights."""
+    return {**count_tokens(batch), "loss_generating": total_weight(batch["masked_counts"], weighting)}
 
 
 class PinnedSplit:

@@ -1,4 +1,4 @@
-"""The four zero-shot scores of Meier et al. 2021, higher for a fitter mutant.
+"""Zero-shot scores, higher for a fitter mutant: four of Meier et al. 2021, and the likelihood of a causal model.
 
 "Language models enable zero-shot prediction of the effects of mutations on protein function", section 3 and table 5.
 
@@ -12,6 +12,10 @@ With T the mutated positions, x the target and y the mutant:
 - ``pll``: the pseudo-log-likelihood of y less that of x, each the sum over all positions i of log p(x_i | x without i).
   It needs no alignment of the two, so it scores insertions and deletions. ProteinGym's script leaves out x, which
   shifts all scores of an assay equally, and the last two residues.
+
+- ``likelihood``, of a causal model alone: log p(y) - log p(x), each the sum over all residues and ``<eos>`` of the
+  logarithm of the probability after those before. It scores insertions and deletions. ProteinGym's scripts for ProGen2
+  and Tranception score y alone, which shifts all scores of an assay equally, and average both directions.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError
+from plm_composer.evaluation.likelihood import log_likelihoods
 from plm_composer.evaluation.masked_predictions import Request, predict_tokens
 from plm_composer.evaluation.pseudo_perplexity import masked_log_likelihoods
 from plm_composer.evaluation.variants.mutations import Substitution, Variant
@@ -32,6 +37,8 @@ from plm_composer.model.predict import Place, tokenize
 from plm_composer.tokenizer import encode
 
 FloatArray = npt.NDArray[np.float64]
+_CAUSAL = "likelihood"
+_WITHOUT_ALIGNMENT = ("pll", _CAUSAL)
 _VARIANTS_AT_ONCE = 4096
 """Number of mutants whose tokens and predictions are held at once, where each has forward passes of its own."""
 
@@ -68,6 +75,20 @@ class Scorer:
         )
         return np.array([part.sum() for part in parts])
 
+    def log_likelihoods(self, proteins: Sequence[str]) -> FloatArray:
+        """Log-likelihood of each protein under a causal model, shape (proteins,)."""
+        values = []
+        for start in range(0, len(proteins), _VARIANTS_AT_ONCE):
+            parts = log_likelihoods(
+                self.model,
+                proteins[start : start + _VARIANTS_AT_ONCE],
+                self.windowing,
+                self.place,
+                all_processes=self.all_processes,
+            )
+            values += [part.sum() for part in parts]
+        return np.array(values)
+
 
 Method = Callable[[Scorer, str | None, Sequence[Variant]], FloatArray]
 
@@ -78,8 +99,9 @@ def score_variants(scorer: Scorer, method: str, target: str | None, variants: Se
     Args:
         scorer: The model and its settings.
         method: Key of ``METHODS``.
-        target: Residues of the target. None if unknown, for ``pll`` alone, which then gives the pseudo-log-likelihood.
-        variants: The mutants; those with insertions or deletions only for ``pll``.
+        target: Residues of the target. None if unknown, for ``pll`` and ``likelihood`` alone, which then give the value
+            of the mutant.
+        variants: The mutants; those with insertions or deletions only for these two.
 
     Returns:
         Scores, shape (variants,).
@@ -88,6 +110,10 @@ def score_variants(scorer: Scorer, method: str, target: str | None, variants: Se
         UserError: The method cannot score one of the mutants.
     """
     check_method(method, target, variants)
+    causal = scorer.model.config.causal
+    if causal != (method == _CAUSAL):
+        kind = "is causal and fills no masks" if causal else "is not causal"
+        raise UserError(f"{method} cannot be computed: the model {kind}; use the method {_CAUSAL if causal else 'pll'}")
     return METHODS[method](scorer, target, variants) if variants else np.zeros(0)
 
 
@@ -99,12 +125,12 @@ def check_method(method: str, target: str | None, variants: Sequence[Variant], n
     """
     if method not in METHODS:
         raise UserError(f"the method is {method!r}; choose from {', '.join(METHODS)}")
-    if method == "pll":
+    if method in _WITHOUT_ALIGNMENT:
         return
     if target is None:
-        raise UserError(f"{name}: {method} needs the target; give it, or use the method pll")
+        raise UserError(f"{name}: {method} needs the target; give it, or use the method pll, or likelihood")
     if any(variant.substitutions is None for variant in variants):
-        raise UserError(f"{name}: {method} cannot score insertions and deletions; use the method pll")
+        raise UserError(f"{name}: {method} cannot score insertions and deletions; use the method pll, or likelihood")
 
 
 def _masked_marginals(scorer: Scorer, target: str | None, variants: Sequence[Variant]) -> FloatArray:
@@ -140,9 +166,20 @@ def _mutant_marginals(scorer: Scorer, target: str | None, variants: Sequence[Var
 
 
 def _pseudo_log_likelihood(scorer: Scorer, target: str | None, variants: Sequence[Variant]) -> FloatArray:
+    return _differences(scorer.pseudo_log_likelihoods, target, variants)
+
+
+def _likelihood(scorer: Scorer, target: str | None, variants: Sequence[Variant]) -> FloatArray:
+    return _differences(scorer.log_likelihoods, target, variants)
+
+
+def _differences(
+    value_of: Callable[[Sequence[str]], FloatArray], target: str | None, variants: Sequence[Variant]
+) -> FloatArray:
+    """The value of each mutant, less that of the target if it is known; each protein is computed once."""
     unique = list(dict.fromkeys(variant.sequence for variant in variants))
-    proteins = unique if target is None else [target, *unique]
-    values = scorer.pseudo_log_likelihoods(proteins)
+    proteins = unique if target is None else list(dict.fromkeys([target, *unique]))
+    values = value_of(proteins)
     own = dict(zip(proteins, values, strict=True))
     return np.array([own[variant.sequence] for variant in variants]) - (0.0 if target is None else own[target])
 
@@ -152,6 +189,7 @@ METHODS: dict[str, Method] = {
     "wt-marginals": _wildtype_marginals,
     "mutant-marginals": _mutant_marginals,
     "pll": _pseudo_log_likelihood,
+    "likelihood": _likelihood,
 }
 """The scores by name."""
 

@@ -24,7 +24,6 @@ CODE_FILES = (f"{_CONFIGURATION}.py", f"{_MODELING}.py")
 _AUTO_MAP = {
     "AutoConfig": f"{_CONFIGURATION}.PlmComposerConfig",
     "AutoModel": f"{_MODELING}.PlmComposerModel",
-    "AutoModelForMaskedLM": f"{_MODELING}.PlmComposerForMaskedLM",
     "AutoModelForSequenceClassification": f"{_MODELING}.PlmComposerForSequenceClassification",
     "AutoModelForTokenClassification": f"{_MODELING}.PlmComposerForTokenClassification",
 }
@@ -47,12 +46,13 @@ def config_to_huggingface(config: ESM2Config, dtype: torch.dtype = torch.float32
     """
     stored_dtype = str(dtype).removeprefix("torch.")
     if inexpressible(config):
+        task = "CausalLM" if config.causal else "MaskedLM"
         # No sizes: with them EsmForMaskedLM would make an ESM2 with random weights, and only warn.
         return {
             **_NO_T5,
-            "architectures": ["PlmComposerForMaskedLM"],
+            "architectures": [f"PlmComposerFor{task}"],
             "model_type": OWN_TYPE,
-            "auto_map": _AUTO_MAP,
+            "auto_map": {**_AUTO_MAP, f"AutoModelFor{task}": f"{_MODELING}.PlmComposerFor{task}"},
             "torch_dtype": stored_dtype,
             SECTION: config.to_mapping(),
         }

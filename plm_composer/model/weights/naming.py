@@ -51,6 +51,7 @@ _PLAIN = {
     "normalization": "layernorm",
     "qk_norm": False,
     "short_convolution": 0,
+    "causal": False,
 }
 """ESM2's values of fields whose other values no other implementation can represent."""
 _SCALED = ("blocks.{}.attention.out", "blocks.{}.feed_forward.down")

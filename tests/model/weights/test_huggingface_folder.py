@@ -126,6 +126,8 @@ def test_what_differs_from_esm2_in_training_alone_is_an_esm2() -> None:
     assert OWN == [
         "alibi",
         "alibi, 3 heads, qk_norm",
+        "causal",
+        "causal, alibi, convolution",
         "convolution",
         "qk_norm",
         "qk_norm, rmsnorm",

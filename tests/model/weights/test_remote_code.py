@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -35,7 +36,12 @@ from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.weights import remote_code
 from plm_composer.model.weights.huggingface_config import CODE_FILES
-from plm_composer.model.weights.huggingface_folder import check_huggingface, load_huggingface, save_huggingface
+from plm_composer.model.weights.huggingface_folder import (
+    check_huggingface,
+    load_huggingface,
+    read_config,
+    save_huggingface,
+)
 from plm_composer.model.weights.remote_code import configuration_plm_composer as configuration
 from plm_composer.tokenizer import CLS_ID, EOS_ID, MASK_ID, PAD_ID, VOCABULARY
 from tests.model.small_models import close, make_model
@@ -56,7 +62,8 @@ def export(name: str, folder: Path) -> ESM2:
     return ours(name)
 
 
-def theirs(folder: Path, auto: Any = AutoModelForMaskedLM, **options: Any) -> Any:
+def theirs(folder: Path, auto: Any = None, **options: Any) -> Any:
+    auto = auto or (AutoModelForCausalLM if read_config(folder).causal else AutoModelForMaskedLM)
     model, info = auto.from_pretrained(folder, output_loading_info=True, **TRUSTED, **options)
     assert not any(info.values()), info
     return model.eval()
@@ -85,6 +92,27 @@ def test_every_variant_has_our_logits_padding_and_contacts(name: str, tmp_path: 
     else:
         with pytest.raises(ValueError, match="no contact head"):
             model.predict_contacts(batch["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["causal", "causal, alibi, convolution"])
+@torch.no_grad()
+def test_a_causal_model_generates(name: str, tmp_path: Path) -> None:
+    own, model = export(name, tmp_path), theirs(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, **TRUSTED)
+    prompt = torch.tensor([[CLS_ID, *tokenizer.convert_tokens_to_ids(list("MKV"))]])
+    found = model.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=PAD_ID)
+    expected = prompt
+    while expected.shape[1] < found.shape[1]:
+        expected = torch.cat([expected, own(expected)[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(found, expected)
+    drawn = model.generate(prompt.repeat(3, 1), max_new_tokens=5, do_sample=True, top_p=0.9, pad_token_id=PAD_ID)
+    assert drawn.shape[0] == 3
+    # Padding on the left, as for prompts of several lengths.
+    padded = torch.cat([torch.full((1, 2), PAD_ID), prompt], dim=1)
+    close(model(padded, attention_mask=(padded != PAD_ID).long()).logits[:, 2:], model(prompt).logits, SAME)
+    labels = prompt.clone()
+    loss = F.cross_entropy(model(prompt).logits[0, :-1], labels[0, 1:])
+    close(model(prompt, labels=labels).loss, loss, SAME)
 
 
 @pytest.mark.parametrize("name", ["everything, rotary", "everything, alibi"])
@@ -279,7 +307,7 @@ def test_the_code_knows_every_field_and_imports_nothing_of_the_package() -> None
 def test_transformers_5_says_the_same_and_saves_what_we_read(tmp_path: Path) -> None:
     if not TRANSFORMERS_5.is_dir():
         pytest.skip("no transformers 5; `make test` installs it")
-    names = ["alibi, 3 heads, qk_norm", "cramming", "rmsnorm", "swiglu", "untied", "everything, rotary"]
+    names = ["alibi, 3 heads, qk_norm", "cramming", "rmsnorm", "swiglu", "untied", "causal", "everything, rotary"]
     for name in names:
         export(name, tmp_path / name)
         torch.save(proteins(tmp_path / name), tmp_path / name / "batch.pt")

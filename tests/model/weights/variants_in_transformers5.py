@@ -4,11 +4,20 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 if __name__ == "__main__":
     for folder in map(Path, sys.argv[1:]):
-        model, info = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+        causal = AutoConfig.from_pretrained(folder, trust_remote_code=True).architecture.causal
+        auto = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+        model, info = auto.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
         assert not any(info.values()), info
         batch = torch.load(folder / "batch.pt")
         model.eval()
@@ -18,6 +27,11 @@ if __name__ == "__main__":
             hidden = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()(**batch).last_hidden_state
         assert len(full.attentions) + 1 == len(full.hidden_states)
         torch.testing.assert_close(hidden, full.hidden_states[-1], rtol=0, atol=1e-5)
+        if causal:
+            prompt = batch["input_ids"][:1, :4]
+            with torch.no_grad():
+                likeliest = model(prompt).logits[:, -1:].argmax(-1)
+            assert torch.equal(model.generate(prompt, max_new_tokens=1, do_sample=False)[:, 4:], likeliest)
         torch.save({"logits": plain.logits, "eager": full.logits}, folder / "found.pt")
         model.save_pretrained(folder / "saved")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)

@@ -51,6 +51,7 @@ class Architecture:
         initializer_residual_scaling: Used by plm-composer's pretraining alone, as are the two below.
         layer_drop: Stochastic depth of pretraining.
         z_loss: Weight of a term of the pretraining loss.
+        causal: Whether a token attends only to itself and to earlier ones.
     """
 
     num_hidden_layers: int
@@ -79,6 +80,7 @@ class Architecture:
     initializer_residual_scaling: bool
     layer_drop: float
     z_loss: float
+    causal: bool = False
 
     @property
     def head_size(self) -> int:
@@ -109,6 +111,7 @@ class PlmComposerConfig(PretrainedConfig):
         kwargs["tie_word_embeddings"] = self.plm_composer.get("tie_word_embeddings", True)
         super().__init__(**kwargs)
         self.pad_token_id, self.mask_token_id = PAD_ID, MASK_ID
+        self.bos_token_id, self.eos_token_id, self.use_cache = CLS_ID, EOS_ID, False
 
     @property
     def architecture(self) -> Architecture:

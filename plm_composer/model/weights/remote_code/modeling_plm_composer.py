@@ -22,9 +22,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import (
     BaseModelOutput,
+    CausalLMOutput,
     MaskedLMOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -59,6 +60,7 @@ class Batch:
         rotary: Cosines and sines, each (L, 1, head_size / 2), fp32 or better; None without rotary positions.
         distance_bias: ALiBi's penalties, shape (H, L, L), fp32 or better; None without ALiBi.
         returns_maps: Whether attention computes its maps one by one, and returns them.
+        is_key: True where a query may see a key, shape (B, 1, 1, L), or (B, 1, L, L) in a causal model.
 
     Args:
         architecture: Fields of the model.
@@ -69,6 +71,11 @@ class Batch:
 
     def __init__(self, architecture: Architecture, is_token: Tensor, dtype: torch.dtype, returns_maps: bool) -> None:
         self.is_token, self.returns_maps = is_token, returns_maps
+        self.is_key = is_token[:, None, None, :]
+        if architecture.causal:
+            earlier = torch.ones(2 * is_token.shape[1:], dtype=torch.bool, device=is_token.device).tril()
+            # Each sees itself: padding on the left sees nothing else, and its softmax would be no number.
+            self.is_key = self.is_key & earlier | torch.eye(len(earlier), dtype=torch.bool, device=earlier.device)
         self.rotary: tuple[Tensor, Tensor] | None = None
         self.distance_bias: Tensor | None = None
         wide = torch.promote_types(dtype, torch.float32)
@@ -103,16 +110,15 @@ class Batch:
             The heads' results, of the same shape, and the attention maps, (B, H, L, L), if they are to be returned.
         """
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        is_key = self.is_token[:, None, None, :]
         if not self.returns_maps:
-            mask = is_key
+            mask = self.is_key
             if self.distance_bias is not None:
-                mask = self.distance_bias.to(query.dtype).masked_fill(~is_key, float("-inf"))
+                mask = self.distance_bias.to(query.dtype).masked_fill(~self.is_key, float("-inf"))
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0).transpose(1, 2), None
         scores = query @ key.transpose(-1, -2)
         if self.distance_bias is not None:
             scores = scores + self.distance_bias
-        scores = scores.masked_fill(~is_key, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~self.is_key, torch.finfo(scores.dtype).min)
         maps = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
         return (maps @ value).transpose(1, 2), maps
 
@@ -125,17 +131,24 @@ def make_norm(architecture: Architecture, width: int, *, bias: bool) -> nn.Modul
 
 
 class ShortConvolution(nn.Module):
-    """Adds to each token a weighted sum of its neighbours in its protein, channel by channel."""
+    """Adds to each token a weighted sum of its neighbours in its protein, channel by channel.
+
+    In a causal model, these are the earlier ones: the second half of the weights is not used.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
+        self.causal = architecture.causal
         self.weight = nn.Parameter(torch.zeros(architecture.hidden_size, 1, architecture.short_convolution))
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """Adds the convolution of ``x``, shape (B, L, hidden_size); padding counts as zeros."""
         channels, _, width = self.weight.shape
         tokens = x.masked_fill(~batch.is_token[..., None], 0).transpose(1, 2)
-        convolved = F.conv1d(tokens, self.weight.to(x.dtype), padding=width // 2, groups=channels)
+        weight, reach = self.weight.to(x.dtype), width // 2
+        if self.causal:
+            weight = F.pad(weight[..., : reach + 1], (0, reach))
+        convolved = F.conv1d(tokens, weight, padding=reach, groups=channels)
         return x + convolved.transpose(1, 2)
 
 
@@ -475,6 +488,42 @@ class PlmComposerForMaskedLM(PlmComposerWithHead):
     def _logits(self, hidden: Tensor) -> Tensor:
         table = self.embedding.weight if self.architecture.tie_word_embeddings else self.decoder.weight
         return self.lm_head(hidden, table)
+
+
+class PlmComposerForCausalLM(PlmComposerForMaskedLM, GenerationMixin):
+    """Predicts each next token: logits of shape (B, L, 33); labels are token ids, -100 where there is none, (B, L).
+
+    The logits of a position are those of the token after it; labels are those of the position itself, as everywhere in
+    ``transformers``. ``generate`` computes the whole sequence for each token.
+    """
+
+    output_class = CausalLMOutput
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        labels: Tensor | None = None,
+        **caches: Any,
+    ) -> Any:
+        """As ``PlmComposerWithHead``; ``caches`` is what ``generate`` adds for models that have some."""
+        del caches
+        maps, states = output_attentions, output_hidden_states
+        return super().forward(input_ids, attention_mask, inputs_embeds, maps, states, return_dict, labels)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Tensor | None]:
+        """The whole sequence so far, for want of a cache."""
+        del kwargs
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super()._loss(logits[:, :-1], labels[:, 1:].contiguous())
 
 
 class PlmComposerForSequenceClassification(PlmComposerWithHead):

@@ -1,0 +1,52 @@
+"""Exact likelihood of proteins under a causal model: the product of the probabilities of their tokens, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from plm_composer.errors import UserError
+from plm_composer.evaluation.masked_predictions import Request, predict_tokens
+from plm_composer.evaluation.windows import Windowing
+from plm_composer.model.esm2 import ESM2
+from plm_composer.model.predict import Place, tokenize
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def log_likelihoods(
+    model: ESM2,
+    proteins: Sequence[bytes | str],
+    windowing: Windowing,
+    place: Place = Place(),
+    *,
+    all_processes: bool = False,
+) -> list[FloatArray]:
+    """Computes the log-probability of each residue, and of ``<eos>``, given the tokens before it.
+
+    Args:
+        model: A causal model.
+        proteins: Residues of each protein, in upper case.
+        windowing: Chooses the pieces of long proteins; ``preceding`` is meant for this.
+        place: Where to compute.
+        all_processes: As for ``predict_tokens``.
+
+    Returns:
+        For each protein, shape (residues + 1,), ``<eos>`` last.
+
+    Raises:
+        UserError: The model is not causal.
+    """
+    if not model.config.causal:
+        raise UserError("the model is not causal, and gives a protein no likelihood; use the pseudo-likelihood, pll")
+    tokens = [tokenize(protein) for protein in proteins]
+    # The logits of a position predict the token after it.
+    requests = [Request(index, (), position) for index, ids in enumerate(tokens) for position in range(len(ids) - 1)]
+    table = predict_tokens(
+        model, tokens, requests, windowing, place, description="likelihood", all_processes=all_processes
+    )
+    own = np.concatenate([ids[1:] for ids in tokens]) if tokens else np.zeros(0, dtype=np.int64)
+    found = table[np.arange(len(requests)), own]
+    return np.split(found, np.cumsum([len(ids) - 1 for ids in tokens])[:-1])
