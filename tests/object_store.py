@@ -102,7 +102,7 @@ def serve(folder: Path) -> Iterator[ObjectStore]:
         master, volume, filer, port = _free_ports(4)
         command = [
             program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=64", "-volume.max=16", f"-master.port={master}", f"-volume.port={volume}",
+            "-master.volumeSizeLimitMB=64", "-volume.max=100", f"-master.port={master}", f"-volume.port={volume}",
             f"-filer.port={filer}", "-filer", "-s3", f"-s3.port={port}", "-s3.port.iceberg=0", "-s3.port.lance=0",
             f"-s3.config={folder / 's3.json'}",
         ]  # fmt: skip
