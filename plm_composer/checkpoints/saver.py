@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from composer import Callback, Logger, State
+from composer import Logger, State
 from composer.callbacks import CheckpointSaver
 from composer.utils import checkpoint, dist
 
@@ -71,19 +71,6 @@ class WholeCheckpointSaver(CheckpointSaver):
             dist.barrier()
         with _writing_whole():
             super()._save_checkpoint(state, logger)
-
-
-def watch_uploads(callbacks: Iterable[Callback]) -> None:
-    """Lets savers to a store ask every second whether a checkpoint has arrived, before they write ``latest``.
-
-    Composer asks every 30 seconds, and a run waits for it at its end.
-
-    Args:
-        callbacks: Those of a Trainer.
-    """
-    for callback in callbacks:
-        if isinstance(callback, CheckpointSaver):
-            callback._symlink_upload_wait_before_next_try_in_seconds = 1.0
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from plm_composer.checkpoints.best import BestCheckpointSaver
 from plm_composer.checkpoints.loading import check_progress, loading_checkpoint
 from plm_composer.checkpoints.names import LATEST
 from plm_composer.checkpoints.resume import forget_downloaded, prepare_checkpoints
+from plm_composer.checkpoints.uploads import explaining_failed_uploads
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
 from plm_composer.errors import UserError, first_line
@@ -83,6 +84,7 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
         folder.explain_full_disk(),
         explain_killed_workers(),
         explaining_lost_processes(),
+        explaining_failed_uploads(config.save_folder),
         closing_bars(trainer.logger.destinations),
     ):
         _fit(trainer)

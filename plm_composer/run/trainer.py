@@ -23,7 +23,8 @@ from plm_composer.callbacks.preemption import Preemption
 from plm_composer.callbacks.schedule_free import AveragedWeights
 from plm_composer.checkpoints.best import BestCheckpointSaver
 from plm_composer.checkpoints.run_record import RunRecord
-from plm_composer.checkpoints.saver import WholeCheckpointSaver, watch_uploads
+from plm_composer.checkpoints.saver import WholeCheckpointSaver
+from plm_composer.checkpoints.uploads import watch_uploads
 from plm_composer.config.merge import to_yaml
 from plm_composer.data.streaming.loader import make_data_spec
 from plm_composer.errors import UserError

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from plm_composer.sample import TRAIN_FASTA, VAL_FASTA
 from tests.commands import run_here, run_in
-from tests.object_store import ObjectStore
+from tests.object_store import ObjectStore, serve
 
 WRONG_SECRET = "not-what-the-store-knows"
 
@@ -140,6 +142,30 @@ def test_a_run_on_the_same_machine_resumes_from_the_store_and_from_the_newest_wh
     result = start("composer", *_train(repository, tiny, dataset, folder, "run_name=again", "autoresume=true"))
     assert result.returncode == 2, result.stdout + result.stderr
     assert "is empty; no whole checkpoint is left: put one back" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_store_that_is_lost_while_checkpoints_are_saved_is_one_line(
+    tmp_path: Path, small_set: Path, repository: Path, tiny
+) -> None:
+    (tmp_path / "store").mkdir()
+    with serve(tmp_path / "store") as store:
+        folder = f"{store.make_bucket('checkpoints')}/lost"
+        command = [
+            "python", repository / "train.py", repository / "yamls" / "esm2_small.yaml", *tiny, "save_interval=20ba",
+            f"data.local={small_set / 'shards'}", f"save_folder={folder}", "max_duration=4000ba", "eval_interval=0",
+        ]  # fmt: skip
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run_in, tmp_path, *command, variables={**store.environment, "AWS_MAX_ATTEMPTS": "1"})
+            while not running.done() and not any(name.startswith("ep") for name in store.names(folder)):
+                time.sleep(0.2)
+            store.process.kill()
+            result = running.result()
+    assert result.returncode == 2, result.stdout + result.stderr
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {folder}: a checkpoint could not be uploaded (")
+    assert error.endswith("check the store and the network, and continue with autoresume=true")
     assert "Traceback" not in result.stderr
 
 
