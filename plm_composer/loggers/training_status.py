@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 from plm_composer.terminal.progress_line import Detail, describe_amount
 
 LOSS = "loss/train/total"
@@ -16,7 +15,8 @@ SECONDS_OF_UNIT = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 864
 """Seconds of the units in which Composer's RuntimeEstimator may log ``TIME_LEFT``."""
 
 _SCORES = {
-    **dict.fromkeys((MASKED_LOSS, CAUSAL_LOSS), "loss {:.4f} nats"),
+    "masked_nll": "loss {:.4f} nats",
+    "residue_nll": "loss {:.4f} nats",
     "perplexity": "perplexity {:.2f}",
     "accuracy": "accuracy {:.1%}",
 }

@@ -191,7 +191,8 @@ class PaddedLayout(Layout):
             length = attention_mask.shape[1]
             earlier = self.bias & torch.ones(length, length, dtype=torch.bool, device=self.bias.device).tril()
             # As numbers, made once: of a mask that is true or false, torch would make them in each block.
-            self.bias = torch.zeros_like(earlier, dtype=self._query_dtype()).masked_fill_(~earlier, float("-inf"))
+            bias = torch.zeros_like(earlier, dtype=self._query_dtype())
+            self.bias = bias.masked_fill(~earlier, float("-inf"))
         if self.slopes is not None:
             scores = alibi_bias(self.slopes, attention_mask.shape[1]).to(self._query_dtype())
             self.bias = scores + self.bias if config.causal else scores.masked_fill(~self.bias, float("-inf"))

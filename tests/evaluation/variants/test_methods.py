@@ -18,6 +18,7 @@ from plm_composer.tokenizer import MASK_ID, VOCABULARY
 from tests.evaluation.plain_loop import PlainLoop, ratio, small_model, tokens_of
 
 TARGET = "MKTAYIAKQRQISFVKSHFSRQ"
+MASKED = [method for method in METHODS if method != "likelihood"]
 MUTANTS = ("M1A", "K2W:R10A:Q22L", "Q22D", "K2W", "wt", "I6V:A7G", "M1A", "T3C")
 
 
@@ -42,7 +43,7 @@ def expected(loop: PlainLoop, method: str, target: str, variant: Variant, contex
     return sum(ratio(look(each.index), each.wildtype, each.mutant) for each in variant.substitutions or ())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MASKED)
 def test_scores_are_those_of_a_plain_loop(loop: PlainLoop, method: str) -> None:
     found = score_variants(Scorer(small_model(), Place(batch_tokens=100)), method, TARGET, variants())
     wanted = [expected(loop, method, TARGET, variant) for variant in variants()]
@@ -51,7 +52,7 @@ def test_scores_are_those_of_a_plain_loop(loop: PlainLoop, method: str) -> None:
     assert np.abs(found[:4]).min() > 1e-3  # the model tells the mutants apart
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MASKED)
 def test_long_proteins_are_scored_in_proteingyms_windows(loop: PlainLoop, method: str) -> None:
     long = "".join(itertools.islice(itertools.cycle(TARGET), 45))
     chosen = variants(long, ("M1A", "Q22D", "M45L", "K2W:F36A"))

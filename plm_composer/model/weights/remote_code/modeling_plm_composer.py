@@ -523,7 +523,7 @@ class PlmComposerForCausalLM(PlmComposerForMaskedLM, GenerationMixin):
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return super()._loss(logits[:, :-1], labels[:, 1:].contiguous())
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 class PlmComposerForSequenceClassification(PlmComposerWithHead):
