@@ -21,6 +21,8 @@ class UserError(Exception):
 
     code: ClassVar[int] = EXIT_CODE
     """The exit code of a command that it ends."""
+    ends_at_once: ClassVar[bool] = False
+    """Whether the command then ends without the interpreter's own end, which may not come."""
 
 
 def first_line(error: BaseException) -> str:
@@ -42,6 +44,10 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         _leave_it_to_rank_zero()
         print(f"error: {_one_line(error)}", file=sys.stderr)
         code = error.code
+        if error.ends_at_once:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = _INTERRUPTED

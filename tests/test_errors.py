@@ -81,3 +81,20 @@ def test_other_ranks_have_errors_of_their_own() -> None:
     process = start_as_rank_one()
     assert process.communicate(timeout=60) == ("ready\n", "error: bad\n")
     assert process.returncode == 2
+
+
+def test_an_error_may_end_a_command_at_once() -> None:
+    """Without what the interpreter does at its end, which may not come."""
+    code = """
+import atexit, sys
+from plm_composer.errors import UserError, run_command
+class Lost(UserError):
+    code = 1
+    ends_at_once = True
+def main():
+    raise Lost("another process has ended")
+atexit.register(print, "late")
+run_command(main)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "error: another process has ended\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -52,6 +51,8 @@ class LostProcess(UserError):
     """Another process of the run has ended. Not the user's mistake here: a scheduler may start the run again."""
 
     code = 1
+    # Threads of gloo that wait for the other process abort an interpreter that ends, or keep it from ending.
+    ends_at_once = True
 
 
 @contextlib.contextmanager
@@ -66,9 +67,6 @@ def explaining_lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if not _are_several() or not any(text in str(error) for text in _LOST):
             raise
-        if distributed.get_backend() == "gloo":
-            # Left to the interpreter's end, threads of gloo that wait for the other process abort this one.
-            atexit.register(distributed.destroy_process_group)
         reason = first_line(error).rpartition("] ")[2]
         raise LostProcess(f"another process of this run has ended, and its own error says why ({reason})") from error
 
