@@ -69,7 +69,8 @@ def check_huggingface(folder: str | Path, trust: bool = False) -> None:
 def loader(config: ESM2Config) -> str:
     """Full name of the function that loads a model of this config from the folder that ``save_huggingface`` writes."""
     if inexpressible(config):
-        return "transformers.AutoModelForMaskedLM.from_pretrained, trust_remote_code=True"
+        task = "CausalLM" if config.causal else "MaskedLM"
+        return f"transformers.AutoModelFor{task}.from_pretrained, trust_remote_code=True"
     return "transformers.EsmForMaskedLM.from_pretrained"
 
 

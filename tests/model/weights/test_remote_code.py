@@ -39,6 +39,7 @@ from plm_composer.model.weights.huggingface_config import CODE_FILES
 from plm_composer.model.weights.huggingface_folder import (
     check_huggingface,
     load_huggingface,
+    loader,
     read_config,
     save_huggingface,
 )
@@ -98,6 +99,7 @@ def test_every_variant_has_our_logits_padding_and_contacts(name: str, tmp_path: 
 @torch.no_grad()
 def test_a_causal_model_generates(name: str, tmp_path: Path) -> None:
     own, model = export(name, tmp_path), theirs(tmp_path)
+    assert loader(own.config).startswith("transformers.AutoModelForCausalLM.")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, **TRUSTED)
     prompt = torch.tensor([[CLS_ID, *tokenizer.convert_tokens_to_ids(list("MKV"))]])
     found = model.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=PAD_ID)
