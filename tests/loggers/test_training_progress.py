@@ -122,8 +122,7 @@ def test_lines_at_epochs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_only_rank_zero_shows_anything(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("composer.utils.dist.get_global_rank", lambda: 1)
     logger = TrainingProgress(log_interval="1ba")
     logger.fit_start(state(0), None)
     train(logger, range(1, 6))
