@@ -57,7 +57,11 @@ class MaskRateSchedule(BatchCurriculum):
         self.t_end, self.shape = t_end, shape
 
     def bind(self, collator: Collator) -> None:
-        """Checks that no rate exceeds the collator's."""
+        """Checks that the collator masks, and that no rate exceeds its own."""
+        if collator.objective != "masked":
+            raise UserError(
+                f"algorithms.mask_rate_schedule needs masks, and objective is {collator.objective}; set it to null"
+            )
         highest = collator.masking.mask_rate
         for name, rate in self.rates.items():
             if rate > highest:

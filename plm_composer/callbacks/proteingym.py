@@ -13,9 +13,10 @@ from plm_composer.errors import UserError
 from plm_composer.evaluation.results import Result
 from plm_composer.evaluation.variants.assays import Assay, find_assays, read_assay, read_reference
 from plm_composer.evaluation.variants.evaluate import compare_assay, draw_mutants, score_assay, to_results
-from plm_composer.evaluation.variants.methods import METHODS, Scorer, check_method
+from plm_composer.evaluation.variants.methods import METHODS, Scorer, check_kind, check_method, default_window
 from plm_composer.evaluation.variants.summary import summarise
-from plm_composer.evaluation.windows import WINDOW_TOKENS
+from plm_composer.evaluation.windows import WINDOW_TOKENS, make_windowing
+from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place
 
@@ -30,7 +31,8 @@ class ProteinGym(ScheduledEvaluation):
         max_assays: Largest number of assays, if they are drawn.
         max_mutants: Largest number of mutants of an assay; they are drawn.
         method: Key of ``METHODS``. ``wt-marginals`` takes one forward pass an assay, ``masked-marginals`` one for each
-            mutated position, ``pll`` one for each residue of each mutant.
+            mutated position, ``pll`` one for each residue of each mutant. A causal model has ``likelihood``, one for
+            each mutant.
         seed: Seed of the draws: the same assays and mutants in every evaluation and every run.
         interval: Time between two evaluations; there is always one at the end of training.
         batch_tokens: Maximum number of tokens in a batch.
@@ -72,9 +74,13 @@ class ProteinGym(ScheduledEvaluation):
         """Number of tokens that one evaluation sends through the model on the busiest process, nearly."""
         return -(-sum(_count_tokens(self.method, assay) for assay in self.assays) // dist.get_world_size())
 
+    def check(self, config: ESM2Config) -> None:
+        """Checks that the method is one for a model of this kind."""
+        check_kind(self.method, config, "callbacks.proteingym.method")
+
     def evaluate(self, model: ESM2, place: Place) -> list[Result]:
         """Scores the mutants and compares them with what was measured."""
-        scorer = Scorer(model, place, all_processes=True)
+        scorer = Scorer(model, place, make_windowing(default_window(self.method)), all_processes=True)
         compared = [compare_assay(assay, score_assay(scorer, self.method, assay)) for assay in self.assays]
         scored = [each for each in compared if each is not None]
         return to_results(self._label, scored, summarise(scored), {"method": self.method}) if scored else []
@@ -111,5 +117,6 @@ def _count_tokens(method: str, assay: Assay) -> int:
         "masked-marginals": len(positions),
         "mutant-marginals": len(assay.variants),
         "pll": (len(assay.variants) + 1) * length,
+        "likelihood": len(assay.variants) + 1,
     }
     return length * passes[method]

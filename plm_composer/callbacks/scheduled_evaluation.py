@@ -18,6 +18,7 @@ from plm_composer.callbacks.preemption import Preemption, stopped_at
 from plm_composer.errors import UserError
 from plm_composer.evaluation.results import Result
 from plm_composer.hardware.machine import synchronize
+from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, Query, predict_logits
 from plm_composer.tokenizer import STANDARD_IDS
@@ -66,6 +67,16 @@ class ScheduledEvaluation(Callback, abc.ABC):
         Args:
             model: The model, whole, in evaluation mode.
             place: Where to compute.
+        """
+
+    def check(self, config: ESM2Config) -> None:
+        """Checks before the training that a model can be evaluated; by default any can.
+
+        Args:
+            config: The model's config.
+
+        Raises:
+            UserError: It cannot.
         """
 
     def metrics(self, results: Sequence[Result]) -> dict[str, float]:

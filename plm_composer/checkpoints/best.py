@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 from composer import Logger, State
 from composer.core import Event
 
+from plm_composer.checkpoints.local_folder import find_checkpoints
 from plm_composer.checkpoints.saver import WholeCheckpointSaver
 from plm_composer.errors import UserError
+from plm_composer.hardware.processes import first_ones
 from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 
 _PREFIX = "metrics/eval/"
@@ -19,7 +23,7 @@ _LOWER = {MASKED_LOSS, CAUSAL_LOSS, "perplexity"}
 class BestCheckpointSaver(WholeCheckpointSaver):
     """Saves a checkpoint after a validation that was better than all before, and removes the one before.
 
-    A resumed run knows the best score so far.
+    A resumed run knows the best score so far; one that starts from another run's checkpoint begins anew.
 
     Args:
         folder: Folder of the best checkpoint.
@@ -28,15 +32,21 @@ class BestCheckpointSaver(WholeCheckpointSaver):
     """
 
     def __init__(self, folder: str, metric: str, takes_over: bool) -> None:
-        self.metric, self.best, self._is_due = metric.removeprefix(_PREFIX), float("nan"), False
+        self.metric, self.best, self._is_due = metric.removeprefix(_PREFIX), math.nan, False
         super().__init__(folder, takes_over, overwrite=True, save_interval=self._is_better, num_checkpoints_to_keep=1)
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        """Forgets the best score of another run, which left no checkpoint here."""
+        super().fit_start(state, logger)
+        if not first_ones(len(find_checkpoints(Path(self.filename.format(state)).parent))):
+            self.best = math.nan
 
     def eval_end(self, state: State, logger: Logger) -> None:
         """Compares the score with the best one so far."""
         del logger
         value = float(state.eval_metric_values[self.metric])
         better = value < self.best if self.metric in _LOWER else value > self.best
-        if better or self.best != self.best:
+        if better or math.isnan(self.best):
             self.best, self._is_due = value, True
 
     def save_if_due(self, state: State, logger: Logger) -> None:

@@ -62,7 +62,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score mutants without training on them, and compare with measured effects as ProteinGym does."""
-    from plm_composer.evaluation.variants.methods import METHODS, Scorer
+    from plm_composer.evaluation.variants.methods import METHODS, Scorer, default_window
     from plm_composer.evaluation.windows import make_windowing
     from plm_composer.inference.load import load_trained
     from plm_composer.model.predict import Place
@@ -77,7 +77,7 @@ def score(
         raise UserError(f"--method is {method!r}; choose from {', '.join(METHODS)}")
     if mask_together and method != "masked-marginals":
         raise UserError("--mask-together belongs to --method masked-marginals")
-    window = window or ("preceding" if method == "likelihood" else "optimal")
+    window = window or default_window(method)
     windowing = make_windowing(window, window_tokens)
     place = Place(**place_of(device, precision), batch_tokens=batch_tokens, progress=True)
 

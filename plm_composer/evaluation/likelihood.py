@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError
-from plm_composer.evaluation.masked_predictions import Request, predict_tokens
+from plm_composer.evaluation.masked_predictions import mask_none, own_log_probabilities
 from plm_composer.evaluation.windows import Windowing
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place, tokenize
+from plm_composer.model.predict import Place
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -23,7 +23,7 @@ def log_likelihoods(
     place: Place = Place(),
     *,
     all_processes: bool = False,
-) -> list[FloatArray]:
+) -> Iterator[FloatArray]:
     """Computes the log-probability of each residue, and of ``<eos>``, given the tokens before it.
 
     Args:
@@ -41,12 +41,6 @@ def log_likelihoods(
     """
     if not model.config.causal:
         raise UserError("the model is not causal, and gives a protein no likelihood; use the pseudo-likelihood, pll")
-    tokens = [tokenize(protein) for protein in proteins]
-    # The logits of a position predict the token after it.
-    requests = [Request(index, (), position) for index, ids in enumerate(tokens) for position in range(len(ids) - 1)]
-    table = predict_tokens(
-        model, tokens, requests, windowing, place, description="likelihood", all_processes=all_processes
+    return own_log_probabilities(
+        model, proteins, mask_none, windowing, place, ahead=1, description="likelihood", all_processes=all_processes
     )
-    own = np.concatenate([ids[1:] for ids in tokens]) if tokens else np.zeros(0, dtype=np.int64)
-    found = table[np.arange(len(requests)), own]
-    return np.split(found, np.cumsum([len(ids) - 1 for ids in tokens])[:-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,13 @@ from composer.utils import dist
 
 from plm_composer.evaluation.windows import Windowing
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place, Query, predict_logits
+from plm_composer.model.predict import Place, Query, predict_logits, tokenize
 from plm_composer.tokenizer import MASK_ID, VOCABULARY
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+_REQUESTS_AT_ONCE = 100_000
+"""Number of predictions whose 33 probabilities are held at once: 26 MB."""
 
 
 class Request(NamedTuple):
@@ -97,6 +99,11 @@ def predict_tokens(
     return table / weights[:, None]
 
 
+def mask_none(protein: int, positions: Iterable[int]) -> list[Request]:
+    """Requests that predict each position with nothing masked; arguments as for ``mask_each``."""
+    return [Request(protein, (), position) for position in positions]
+
+
 def mask_each(protein: int, positions: Iterable[int]) -> list[Request]:
     """Requests that predict each position with this position alone masked.
 
@@ -105,3 +112,55 @@ def mask_each(protein: int, positions: Iterable[int]) -> list[Request]:
         positions: Indices of its tokens.
     """
     return [Request(protein, (position,), position) for position in positions]
+
+
+def own_log_probabilities(
+    model: ESM2,
+    proteins: Sequence[bytes | str],
+    requests_of: Callable[[int, Iterable[int]], list[Request]],
+    windowing: Windowing,
+    place: Place = Place(),
+    *,
+    ahead: int = 0,
+    description: str = "score",
+    all_processes: bool = False,
+) -> Iterator[FloatArray]:
+    """Computes the log-probabilities of the tokens that proteins have, a bounded number at a time.
+
+    Args:
+        model: The model.
+        proteins: Residues of each protein, in upper case, at least one.
+        requests_of: Makes the requests for some positions of a protein from its index and these positions.
+        windowing: Chooses the pieces of long proteins.
+        place: Where to compute.
+        ahead: 0 if a prediction is of its own position, which then are those of the residues; 1 if it is of the next
+            one, as that of a causal model, and ``<eos>`` is predicted too.
+        description: Label of the progress bar.
+        all_processes: As for ``predict_tokens``.
+
+    Yields:
+        For each protein, in order, shape (residues + ``ahead``,).
+    """
+    for group in _groups(proteins):
+        tokens = [tokenize(protein) for protein in group]
+        requests = [each for i, ids in enumerate(tokens) for each in requests_of(i, range(1 - ahead, len(ids) - 1))]
+        table = predict_tokens(
+            model, tokens, requests, windowing, place, description=description, all_processes=all_processes
+        )
+        own = np.array([tokens[request.protein][request.position + ahead] for request in requests])
+        found = table[np.arange(len(requests)), own]
+        ends = np.cumsum([len(ids) - 2 + ahead for ids in tokens])
+        yield from np.split(found, ends[:-1])
+
+
+def _groups(proteins: Sequence[bytes | str]) -> Iterator[list[bytes | str]]:
+    group: list[bytes | str] = []
+    residues = 0
+    for protein in proteins:
+        if group and residues + len(protein) > _REQUESTS_AT_ONCE:
+            yield group
+            group, residues = [], 0
+        group.append(protein)
+        residues += len(protein)
+    if group:
+        yield group

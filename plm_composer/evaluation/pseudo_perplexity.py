@@ -20,14 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError
-from plm_composer.evaluation.masked_predictions import Request, mask_each, predict_tokens
+from plm_composer.evaluation.masked_predictions import mask_each, mask_none, own_log_probabilities
 from plm_composer.evaluation.windows import Windowing, make_windowing
 from plm_composer.model.esm2 import ESM2
-from plm_composer.model.predict import Place, tokenize
+from plm_composer.model.predict import Place
 
 FloatArray = npt.NDArray[np.float64]
-_REQUESTS_AT_ONCE = 100_000
-"""Number of predictions whose 33 probabilities are held at once: 26 MB."""
 _LEAST_PROBABILITY = 1e-3
 """Lower bound on a corrected probability, which may come out below 0."""
 
@@ -66,13 +64,16 @@ def masked_log_likelihoods(
         place: Where to compute.
         all_processes: As for ``predict_tokens``.
 
-    Yields:
+    Returns:
         For each protein, in order, shape (residues,).
+
+    Raises:
+        UserError: The model is causal.
     """
-    for group in _groups(proteins):
-        tokens = [tokenize(protein) for protein in group]
-        requests = [each for i, ids in enumerate(tokens) for each in mask_each(i, range(1, len(ids) - 1))]
-        yield from _own_tokens(model, tokens, requests, windowing, place, all_processes)
+    check_masked(model)
+    return own_log_probabilities(
+        model, proteins, mask_each, windowing, place, description="pseudo-likelihood", all_processes=all_processes
+    )
 
 
 def unmasked_log_likelihoods(
@@ -84,10 +85,20 @@ def unmasked_log_likelihoods(
     all_processes: bool = False,
 ) -> Iterator[FloatArray]:
     """Computes the log-probability of each residue in a pass without masks; as ``masked_log_likelihoods``."""
-    for group in _groups(proteins):
-        tokens = [tokenize(protein) for protein in group]
-        requests = [Request(i, (), position) for i, ids in enumerate(tokens) for position in range(1, len(ids) - 1)]
-        yield from _own_tokens(model, tokens, requests, windowing, place, all_processes)
+    check_masked(model)
+    return own_log_probabilities(
+        model, proteins, mask_none, windowing, place, description="pseudo-likelihood", all_processes=all_processes
+    )
+
+
+def check_masked(model: ESM2) -> None:
+    """Refuses a causal model, which fills no masks.
+
+    Raises:
+        UserError: The model is causal.
+    """
+    if model.config.causal:
+        raise UserError("the model is causal and has no pseudo-perplexity; plm evaluate gives its perplexity")
 
 
 def compute_perplexities(
@@ -146,34 +157,3 @@ def _perplexities(masked: FloatArray | None, unmasked: FloatArray) -> Perplexiti
         unmasked=math.exp(-unmasked.mean()),
         one_fell_swoop=math.exp(-np.log(corrected).mean()),
     )
-
-
-def _groups(proteins: Sequence[bytes | str]) -> Iterator[list[bytes | str]]:
-    group: list[bytes | str] = []
-    residues = 0
-    for protein in proteins:
-        if group and residues + len(protein) > _REQUESTS_AT_ONCE:
-            yield group
-            group, residues = [], 0
-        group.append(protein)
-        residues += len(protein)
-    if group:
-        yield group
-
-
-def _own_tokens(
-    model: ESM2,
-    tokens: list[npt.NDArray[np.int64]],
-    requests: list[Request],
-    windowing: Windowing,
-    place: Place,
-    all_processes: bool,
-) -> Iterator[FloatArray]:
-    """Log-probabilities of the tokens that stand at the requested positions, one array a protein."""
-    table = predict_tokens(
-        model, tokens, requests, windowing, place, description="pseudo-likelihood", all_processes=all_processes
-    )
-    own = np.array([tokens[request.protein][request.position] for request in requests])
-    found = table[np.arange(len(requests)), own]
-    ends = np.cumsum([len(ids) - 2 for ids in tokens])
-    yield from np.split(found, ends[:-1])

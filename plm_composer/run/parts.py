@@ -151,13 +151,20 @@ def make_parts(config: TrainConfig) -> Parts:
         optimizer=_make_optimizer_factory(config),
         scheduler=_make_scheduler(config, duration),
         callbacks=[component for component in callbacks if not _is_evaluation(component)],
-        evaluations=[component.make() for component in callbacks if _is_evaluation(component)],
+        evaluations=_make_evaluations(callbacks, model),
         loggers=parse_section("loggers", config.loggers, LOGGERS),
         sharding=make_sharding(config.fsdp_config, processes),
         compile_arguments=compile_arguments(config.compile_config, device),
         duration=duration,
         budget=math.inf if config.budget is None else parse_duration("budget", config.budget),
     )
+
+
+def _make_evaluations(callbacks: Sequence[Component], model: ESM2Config) -> list[ScheduledEvaluation]:
+    made: list[ScheduledEvaluation] = [component.make() for component in callbacks if _is_evaluation(component)]
+    for evaluation in made:
+        evaluation.check(model)
+    return made
 
 
 def _is_evaluation(component: Component) -> bool:
@@ -184,7 +191,8 @@ def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
     for field in fields:
         if field not in known:
             raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
-    _check_causal(config)
+    if "causal" in fields:
+        raise UserError("model.causal follows from the objective; leave it out, and set objective=causal or masked")
     fields.setdefault("token_dropout_mask_rate", masking.mask_token_rate)
     if config.objective == "causal":
         fields = {"token_dropout": False, **fields, "causal": True}
@@ -203,13 +211,6 @@ def _pretrained_model(config: TrainConfig) -> ESM2Config:
             f"model.pretrained is a causal model, and objective is {config.objective}; set objective=causal"
         )
     return dataclasses.replace(model, causal=config.objective == "causal")
-
-
-def _check_causal(config: TrainConfig) -> None:
-    if "causal" in config.model:
-        raise UserError("model.causal follows from the objective; leave it out, and set objective=causal or masked")
-    if config.objective == "causal" and config.algorithms.get("mask_rate_schedule") is not None:
-        raise UserError("algorithms.mask_rate_schedule needs masks, and objective is causal; set it to null")
 
 
 def _make_optimizer_factory(config: TrainConfig) -> OptimizerFactory:

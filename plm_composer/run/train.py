@@ -91,7 +91,8 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
         stopped_at = preemption.stopped_at(trainer.state.callbacks)
         if stopped_at is not None:
             return _stop(trainer, folder, ledger, stopped_at)
-        _keep_best(trainer)
+        with ledger.charging("checkpoints"):
+            _keep_best(trainer)
         scores = _validation_scores(trainer)
         _keep_results(trainer, folder)
         with ledger.charging("export"):

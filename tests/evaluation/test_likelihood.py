@@ -11,6 +11,7 @@ import torch
 from plm_composer.errors import UserError
 from plm_composer.evaluation.evaluate import evaluate
 from plm_composer.evaluation.likelihood import log_likelihoods
+from plm_composer.evaluation.pseudo_perplexity import compute_perplexities
 from plm_composer.evaluation.variants.methods import Scorer, score_variants
 from plm_composer.evaluation.variants.mutations import Variant, parse_mutant, place_mutant
 from plm_composer.evaluation.windows import make_windowing
@@ -70,10 +71,15 @@ def test_mutants_are_compared_with_their_target(model: ESM2) -> None:
 
 def test_each_kind_of_model_has_its_methods(model: ESM2) -> None:
     mutant = [place_mutant(TARGET, parse_mutant("K2W", "here"), 1, "here")]
-    with pytest.raises(UserError, match="the model is causal and fills no masks; use the method likelihood"):
+    with pytest.raises(UserError, match="the model is causal and fills no masks; use likelihood"):
         score_variants(Scorer(model), "masked-marginals", TARGET, mutant)
-    with pytest.raises(UserError, match="the model is not causal; use the method pll"):
+    with pytest.raises(UserError, match="the model is not causal; use pll"):
         score_variants(Scorer(ESM2(SMALL)), "likelihood", TARGET, mutant)
+
+
+def test_a_causal_model_has_no_pseudo_perplexity(model: ESM2) -> None:
+    with pytest.raises(UserError, match="the model is causal and has no pseudo-perplexity; plm evaluate"):
+        compute_perplexities(model, [TARGET])
 
 
 def test_the_pinned_loss_is_the_mean_over_residues_without_the_end(model: ESM2) -> None:

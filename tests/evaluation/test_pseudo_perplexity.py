@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from plm_composer.errors import UserError
-from plm_composer.evaluation import pseudo_perplexity
+from plm_composer.evaluation import masked_predictions
 from plm_composer.evaluation.pseudo_perplexity import compute_perplexities, pool_perplexities
 from plm_composer.tokenizer import VOCABULARY
 from tests.evaluation.plain_loop import PlainLoop, small_model
@@ -19,7 +19,7 @@ PROTEINS = ("MKTAYIAKQRQ", "GG", "ACDEFGHIKLMNPQRSTVWYX")
 
 def test_perplexities_are_those_of_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = PlainLoop(small_model(), tmp_path)
-    monkeypatch.setattr(pseudo_perplexity, "_REQUESTS_AT_ONCE", 15)
+    monkeypatch.setattr(masked_predictions, "_REQUESTS_AT_ONCE", 15)
     found = compute_perplexities(small_model(), PROTEINS)
     for protein, each in zip(PROTEINS, found, strict=True):
         assert each.residues == len(protein)

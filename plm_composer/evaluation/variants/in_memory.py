@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 
 from plm_composer.errors import UserError
-from plm_composer.evaluation.variants.methods import Scorer, score_variants
+from plm_composer.evaluation.variants.methods import Scorer, default_window, score_variants
 from plm_composer.evaluation.variants.mutations import parse_mutant, place_mutant
 from plm_composer.evaluation.variants.scan import scan_protein
+from plm_composer.evaluation.windows import make_windowing
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, prepared
 
@@ -36,7 +37,7 @@ def score(
         model: The model; it is moved to ``device``.
         protein: Residues of the unmutated protein, in upper case.
         mutants: Substitutions such as ``A30Q``, several joined by colons: ``A30Q:K42E``.
-        method: ``masked-marginals``, ``wt-marginals``, ``mutant-marginals`` or ``pll``.
+        method: ``masked-marginals``, ``wt-marginals``, ``mutant-marginals``, ``pll``; ``likelihood`` (causal).
         offset: Number of the protein's first residue in ``mutants``.
         device: Name of a torch device.
         autocast_dtype: Data type of autocast; None for the model's own precision.
@@ -57,7 +58,7 @@ def score(
     ]
     place = Place(device, autocast_dtype, batch_tokens, progress)
     with prepared(model, place):
-        return score_variants(Scorer(model, place), method, target, variants)
+        return score_variants(Scorer(model, place, make_windowing(default_window(method))), method, target, variants)
 
 
 def scan(
@@ -91,7 +92,7 @@ def scan(
     target = _residues_of(protein)
     place = Place(device, autocast_dtype, batch_tokens, progress)
     with prepared(model, place):
-        return scan_protein(Scorer(model, place), method, target)
+        return scan_protein(Scorer(model, place, make_windowing(default_window(method))), method, target)
 
 
 def _residues_of(protein: bytes | str) -> str:

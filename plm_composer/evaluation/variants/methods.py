@@ -32,6 +32,7 @@ from plm_composer.evaluation.masked_predictions import Request, predict_tokens
 from plm_composer.evaluation.pseudo_perplexity import masked_log_likelihoods
 from plm_composer.evaluation.variants.mutations import Substitution, Variant
 from plm_composer.evaluation.windows import Windowing, make_windowing
+from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, tokenize
 from plm_composer.tokenizer import encode
@@ -77,17 +78,8 @@ class Scorer:
 
     def log_likelihoods(self, proteins: Sequence[str]) -> FloatArray:
         """Log-likelihood of each protein under a causal model, shape (proteins,)."""
-        values = []
-        for start in range(0, len(proteins), _VARIANTS_AT_ONCE):
-            parts = log_likelihoods(
-                self.model,
-                proteins[start : start + _VARIANTS_AT_ONCE],
-                self.windowing,
-                self.place,
-                all_processes=self.all_processes,
-            )
-            values += [part.sum() for part in parts]
-        return np.array(values)
+        parts = log_likelihoods(self.model, proteins, self.windowing, self.place, all_processes=self.all_processes)
+        return np.array([part.sum() for part in parts])
 
 
 Method = Callable[[Scorer, str | None, Sequence[Variant]], FloatArray]
@@ -110,11 +102,29 @@ def score_variants(scorer: Scorer, method: str, target: str | None, variants: Se
         UserError: The method cannot score one of the mutants.
     """
     check_method(method, target, variants)
-    causal = scorer.model.config.causal
-    if causal != (method == _CAUSAL):
-        kind = "is causal and fills no masks" if causal else "is not causal"
-        raise UserError(f"{method} cannot be computed: the model {kind}; use the method {_CAUSAL if causal else 'pll'}")
+    check_kind(method, scorer.model.config)
     return METHODS[method](scorer, target, variants) if variants else np.zeros(0)
+
+
+def check_kind(method: str, config: ESM2Config, name: str = "the method") -> None:
+    """Checks that a method is one for a model's kind, masked or causal.
+
+    Args:
+        method: Key of ``METHODS``.
+        config: The model's config.
+        name: What chose the method, for the message.
+
+    Raises:
+        UserError: It is not.
+    """
+    if config.causal != (method == _CAUSAL):
+        kind = "is causal and fills no masks" if config.causal else "is not causal"
+        raise UserError(f"{name} is {method!r}, and the model {kind}; use {_CAUSAL if config.causal else 'pll'}")
+
+
+def default_window(method: str) -> str:
+    """Name of the windowing that suits a method."""
+    return "preceding" if method == _CAUSAL else "optimal"
 
 
 def check_method(method: str, target: str | None, variants: Sequence[Variant], name: str = "the assay") -> None:

@@ -499,22 +499,6 @@ class PlmComposerForCausalLM(PlmComposerForMaskedLM, GenerationMixin):
 
     output_class = CausalLMOutput
 
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        labels: Tensor | None = None,
-        **caches: Any,
-    ) -> Any:
-        """As ``PlmComposerWithHead``; ``caches`` is what ``generate`` adds for models that have some."""
-        del caches
-        maps, states = output_attentions, output_hidden_states
-        return super().forward(input_ids, attention_mask, inputs_embeds, maps, states, return_dict, labels)
-
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Tensor | None]:

@@ -1,0 +1,86 @@
+"""Objectives and weights of the loss in whole runs: a resume is the unbroken run, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from plm_composer.errors import UserError
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
+from tests.algorithms.small_training import same_batches, same_weights, small_training
+from tests.commands import REPOSITORY, TINY, run_here
+
+CHANGES = {
+    "causal": ("objective=causal",),
+    "causal, weighted, shorter at first": (
+        "objective=causal",
+        "loss_weighting=sqrt",
+        "model.short_convolution=3",
+        "algorithms.sequence_length_warmup={start_length: 16, t_end: 0.7dur, step_size: 4}",
+    ),
+    "spans, weighted": (
+        "data.mask_span_length=3",
+        "loss_weighting=sqrt",
+        "device_train_microbatch_tokens=150",
+        "algorithms.mask_rate_schedule={initial_rate: 0.15, final_rate: 0.1}",
+    ),
+    "normuon": ("optimizer={name: normuon, lr: 0.01}",),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_resume_is_the_unbroken_run(small_set: Path, tmp_path: Path, name: str) -> None:
+    shards, overrides = small_set / "shards", ("save_interval=3ba", *CHANGES[name])
+    with small_training(shards, *overrides, f"save_folder={tmp_path}", "data.num_workers=2",
+                        "save_num_checkpoints_to_keep=-1") as training:  # fmt: skip
+        training.fit()
+        unbroken, weights = training.watcher, training.weights
+    with small_training(shards, *overrides, f"load_path={tmp_path / 'ep0-ba3-rank0.pt'}") as training:
+        training.fit()
+        resumed = training.watcher
+        assert same_weights(training.weights, weights)
+    assert len(unbroken.batches) == 6
+    assert same_batches(resumed.batches, unbroken.batches[3:])
+    assert resumed.losses == unbroken.losses[3:]
+
+
+ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MKAAYIA,3\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=next"], "objective is 'next'; choose from masked, causal"),
+        (["model.causal=true"], "model.causal follows from the objective"),
+        (["objective=causal", "algorithms.mask_rate_schedule={initial_rate: 0.15, final_rate: 0.1}"],
+         "algorithms.mask_rate_schedule needs masks, and objective is causal"),
+        (["objective=causal", "callbacks.proteingym.folder={folder}"],
+         "callbacks.proteingym.method is 'wt-marginals', and the model is causal"),
+        (["callbacks.proteingym.folder={folder}", "callbacks.proteingym.method=likelihood"],
+         "callbacks.proteingym.method is 'likelihood', and the model is not causal"),
+        (["loss_weighting=square"], "loss_weighting is 'square'"),
+        (["precision=amp_fp16", "device=cpu"], "precision is amp_fp16, which needs a GPU"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_before_data_are_read(tmp_path: Path, overrides: list[str], message: str) -> None:
+    (tmp_path / "assay.csv").write_text(ASSAY)
+    given = [override.replace("{folder}", str(tmp_path)) for override in overrides]
+    with pytest.raises(UserError, match=message):
+        make_parts(load_config(REPOSITORY / "yamls" / "esm2_small.yaml", given))
+
+
+def test_a_causal_model_is_scored_within_its_training(small_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "assay.csv").write_text(ASSAY)
+    result = run_here(
+        tmp_path, "train.py", REPOSITORY / "yamls" / "esm2_small.yaml", *TINY, f"data.local={small_set / 'shards'}",
+        "objective=causal", f"callbacks.proteingym.folder={tmp_path}", "callbacks.proteingym.method=likelihood",
+        "keep_best=metrics/eval/residue_nll",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "AutoModelForCausalLM" in result.stdout
+    metrics = (tmp_path / "runs" / "esm2_small" / "metrics.jsonl").read_text()
+    assert "metrics/proteingym/spearman" in metrics
+    assert "metrics/eval/residue_nll" in metrics
+    assert "masked_nll" not in metrics
