@@ -19,10 +19,13 @@ from plm_composer.evaluation.results import FOLDER as EVALUATIONS
 from plm_composer.files.atomic import FULL_DISK, is_full, replacing
 from plm_composer.files.owned import remove_files
 
-_DEFINES_THE_RUN = ("seed", "model", "optimizer", "scheduler", "algorithms", "global_train_batch_size")
+_DEFINES_THE_RUN = (
+    "seed", "model", "objective", "causal_share", "optimizer", "scheduler", "algorithms", "global_train_batch_size",
+    "loss_weighting",
+)  # fmt: skip
 _DEFINES_THE_DATA = (
     "batch_format", "crop_length", "crop_keeps_ends", "mask_rate", "mask_token_fraction", "random_token_fraction",
-    "shuffle", "shuffle_algo", "shuffle_block_size",
+    "mask_span_length", "shuffle", "shuffle_algo", "shuffle_block_size",
 )  # fmt: skip
 _HEADER = "# The resolved config of a run, written by plm-composer.\n"
 """First line of ``config.yaml``, which distinguishes it from a user's file of the same name."""
@@ -200,9 +203,12 @@ def _remove_run(folder: RunFolder) -> None:
 def _check_same_run(config: TrainConfig, folder: RunFolder) -> None:
     if not folder.config.is_file():
         return
-    before, now = read_resolved(folder.config), dataclasses.asdict(config)
-    pairs: list[tuple[str, Any, Any]] = [(key, before.get(key), now[key]) for key in _DEFINES_THE_RUN]
-    pairs += [(f"data.{key}", before.get("data", {}).get(key), now["data"][key]) for key in _DEFINES_THE_DATA]
+    # A run of an earlier version knew fewer keys: it had their defaults.
+    defaults, now = dataclasses.asdict(TrainConfig()), dataclasses.asdict(config)
+    before = {**defaults, **read_resolved(folder.config)}
+    data_before = {**defaults["data"], **before["data"]}
+    pairs: list[tuple[str, Any, Any]] = [(key, before[key], now[key]) for key in _DEFINES_THE_RUN]
+    pairs += [(f"data.{key}", data_before[key], now["data"][key]) for key in _DEFINES_THE_DATA]
     for key, old, new in pairs:
         if old != new:
             raise UserError(

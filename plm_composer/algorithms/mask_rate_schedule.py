@@ -57,10 +57,11 @@ class MaskRateSchedule(BatchCurriculum):
         self.t_end, self.shape = t_end, shape
 
     def bind(self, collator: Collator) -> None:
-        """Checks that the collator masks, and that no rate exceeds its own."""
-        if collator.objective != "masked":
+        """Checks that the collator masks at one rate, and that no rate exceeds it."""
+        if collator.objective not in ("masked", "mixed"):
             raise UserError(
-                f"algorithms.mask_rate_schedule needs masks, and objective is {collator.objective}; set it to null"
+                "algorithms.mask_rate_schedule needs masks at one rate, and objective is "
+                f"{collator.objective}; set it to null"
             )
         highest = collator.masking.mask_rate
         for name, rate in self.rates.items():

@@ -18,6 +18,9 @@ Both also hold what the host must know of a batch, so that it never waits for th
 
 Composer moves tensors to the GPU and leaves NumPy arrays on the host.
 
+A batch whose proteins have mask rates of their own (``objective: diffusion``) also has ``mask_rates``, a NumPy array of
+shape (N,). A causal batch among masked ones (``objective: mixed``) has ``causal``, True.
+
 For curricula, a batch also carries ``selection`` (float64, shape of ``labels``: the draw that decided whether a token
 is masked) and ``window`` (float64, shape (N,): the draw that places a shorter piece of a protein). If a curriculum
 dropped proteins or cut them to pieces, ``proteins_read`` is the number that the loader read for the batch.
@@ -145,8 +148,13 @@ def count_positions(batch: Batch) -> int:
     return int(batch["input_ids"].numel())
 
 
+_OF_EACH_PROTEIN = ("lengths", "masked_counts", "mask_rates")
+_OF_THE_BATCH = ("causal",)
+
+
 def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    rows = {key: batch[key][start:stop] for key in ("lengths", "masked_counts")}
+    rows = {key: batch[key][start:stop] for key in _OF_EACH_PROTEIN if key in batch}
+    rows |= {key: batch[key] for key in _OF_THE_BATCH if key in batch}
     skipped = int(batch["masked_counts"][:start].sum())
     positions = batch["masked_positions"][skipped : skipped + int(rows["masked_counts"].sum())]
     if not is_packed(batch):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from plm_composer.data.batches import BATCH_FORMATS, Batch, attach_draws
 from plm_composer.data.masking import Masking, selection_draws
-from plm_composer.data.objectives import OBJECTIVES
+from plm_composer.data.objectives import OBJECTIVES, Cropped
 from plm_composer.data.randomness import Purpose, UInt64Array, sample_keys, uniform
 from plm_composer.errors import UserError
 from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, encode
@@ -73,11 +73,11 @@ class Collator:
 
         offsets = np.cumsum(lengths) - lengths
         positions = np.arange(lengths.sum()) + np.repeat(starts - offsets, lengths)
+        labelled = OBJECTIVES[self.objective](Cropped(token_ids, positions, lengths, keys), self.masking)
+        batch = BATCH_FORMATS[self.batch_format](labelled.input_ids, labelled.labels, lengths, self.crop_length)
         token_keys = np.repeat(keys, lengths)
-        label = OBJECTIVES[self.objective]
-        input_ids, labels = label(token_ids, token_keys, positions, lengths, self.masking)
         return attach_draws(
-            BATCH_FORMATS[self.batch_format](input_ids, labels, lengths, self.crop_length),
+            {**batch, **labelled.fields},
             selection=selection_draws(token_keys, positions, self.masking) if "selection" in self.draws else None,
             window=uniform(keys, Purpose.WINDOW) if "window" in self.draws else None,
         )

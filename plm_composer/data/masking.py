@@ -78,8 +78,28 @@ def selection_draws(keys: UInt64Array, positions: npt.NDArray[np.int64], masking
     return 1 - (1 - draws) ** masking.span_length
 
 
+def draw_rates(keys: UInt64Array, masking: Masking) -> npt.NDArray[np.float64]:
+    """Draws a mask rate for each protein, uniformly up to ``mask_rate``, as masked diffusion does (Sahoo et al. 2024).
+
+    A hundredth of ``mask_rate`` is the least: a lower one seldom hides a residue, and gives it an enormous weight.
+
+    Args:
+        keys: Key of each protein, from ``sample_keys``, shape (N,).
+        masking: The highest rate.
+
+    Returns:
+        Shape (N,).
+    """
+    lowest = 0.01
+    return masking.mask_rate * (lowest + (1 - lowest) * uniform(keys, Purpose.RATE))
+
+
 def mask_tokens(
-    token_ids: npt.NDArray[np.int64], keys: UInt64Array, positions: npt.NDArray[np.int64], masking: Masking
+    token_ids: npt.NDArray[np.int64],
+    keys: UInt64Array,
+    positions: npt.NDArray[np.int64],
+    masking: Masking,
+    rates: npt.NDArray[np.float64] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Masks tokens, as a pure function of each token's key and position.
 
@@ -91,11 +111,13 @@ def mask_tokens(
         keys: Key of the protein to which each token belongs, from ``sample_keys``, shape (T,).
         positions: Position of each token in its whole protein, shape (T,), so that a crop does not move the mask.
         masking: The mask rate, and what replaces masked residues.
+        rates: Mask rate for each token, shape (T,), in place of ``mask_rate``.
 
     Returns:
         The model's input, shape (T,), and the labels, shape (T,), ``IGNORE_INDEX`` where nothing is predicted.
     """
-    chosen = np.flatnonzero(is_standard(token_ids) & (selection_draws(keys, positions, masking) < masking.mask_rate))
+    below = selection_draws(keys, positions, masking) < (masking.mask_rate if rates is None else rates)
+    chosen = np.flatnonzero(is_standard(token_ids) & below)
     labels = np.full_like(token_ids, IGNORE_INDEX)
     labels[chosen] = token_ids[chosen]
 

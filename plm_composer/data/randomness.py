@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     RESIDUE = 4
     MEMBER = 5
     WINDOW = 6
+    RATE = 7
 
 
 def _mix(values: UInt64Array) -> UInt64Array:

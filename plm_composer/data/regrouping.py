@@ -16,7 +16,7 @@ def row_lengths(batch: Batch) -> IntArray:
 def regroup(
     batch: Batch, tokens: IntArray, lengths: IntArray, sources: IntArray, batch_format: str, crop_length: int
 ) -> Batch:
-    """Makes a batch from some tokens of another one, with their labels and draws.
+    """Makes a batch from some tokens of another one, with their labels, draws and mask rates.
 
     Args:
         batch: The other batch.
@@ -31,8 +31,9 @@ def regroup(
         for key in ("input_ids", "labels", "selection")
         if key in batch
     }
+    rows = {key: batch[key][sources] for key in ("mask_rates",) if key in batch}
     return attach_draws(
-        BATCH_FORMATS[batch_format](flat["input_ids"], flat["labels"], lengths, crop_length),
+        {**BATCH_FORMATS[batch_format](flat["input_ids"], flat["labels"], lengths, crop_length), **rows},
         selection=flat.get("selection"),
         window=batch["window"].numpy()[sources] if "window" in batch else None,
     )

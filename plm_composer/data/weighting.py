@@ -3,44 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from plm_composer.errors import UserError
 
-Weighting = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]]
-"""From the number of predicted tokens of each protein to the weight of each of its tokens, both of shape (N,)."""
+FloatArray = npt.NDArray[np.float64]
+Weighting = Callable[[Mapping[str, Any]], FloatArray]
+"""From a batch to the weight of each predicted token of each protein, shape (N,)."""
 
 
-def _by_root(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _by_root(batch: Mapping[str, Any]) -> FloatArray:
     """Lets a protein of n predicted tokens count as sqrt(n): a compromise between token and protein."""
-    return np.maximum(counts, 1) ** -0.5
+    weights: FloatArray = np.maximum(batch["masked_counts"], 1) ** -0.5
+    return weights
+
+
+def _by_inverse_rate(batch: Mapping[str, Any]) -> FloatArray:
+    """Divides by the rate at which the protein is masked, so that it counts by its length, whatever the rate."""
+    return 1.0 / np.asarray(batch["mask_rates"], dtype=np.float64)
 
 
 LOSS_WEIGHTINGS: Mapping[str, Weighting | None] = {"token": None, "sqrt": _by_root}
 """The values of ``loss_weighting``; None for tokens that count the same."""
 
 
-def find_weighting(name: str) -> Weighting | None:
-    """Finds a weighting by its name.
+def find_weighting(name: str, objective: str) -> Weighting | None:
+    """Finds the weighting of a run.
 
     Args:
         name: Value of ``loss_weighting``.
+        objective: Value of ``objective``; ``diffusion`` has a weighting of its own (Sahoo et al. 2024).
 
     Raises:
-        UserError: There is no such name.
+        UserError: There is no such name, or the objective allows none.
     """
     if name not in LOSS_WEIGHTINGS:
         raise UserError(f"loss_weighting is {name!r}; choose from {', '.join(LOSS_WEIGHTINGS)}")
-    return LOSS_WEIGHTINGS[name]
+    if objective != "diffusion":
+        return LOSS_WEIGHTINGS[name]
+    if LOSS_WEIGHTINGS[name] is not None:
+        raise UserError(
+            f"loss_weighting is {name!r}, and objective=diffusion weighs by the mask rate; set loss_weighting=token"
+        )
+    return _by_inverse_rate
 
 
-def total_weight(counts: npt.NDArray[np.int64], weighting: Weighting | None) -> float:
+def total_weight(batch: Mapping[str, Any], weighting: Weighting) -> float:
     """Weight of a batch's predicted tokens together.
 
     Args:
-        counts: Number of predicted tokens of each protein, shape (N,).
+        batch: A batch as ``plm_composer.data.batches`` describes it.
         weighting: From ``find_weighting``.
     """
-    return float(counts.sum() if weighting is None else (counts * weighting(counts)).sum())
+    return float((batch["masked_counts"] * weighting(batch)).sum())

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from plm_composer.errors import UserError
 from plm_composer.evaluation.masked_predictions import mask_none, own_log_probabilities
 from plm_composer.evaluation.windows import Windowing
 from plm_composer.model.esm2 import ESM2
@@ -27,7 +26,7 @@ def log_likelihoods(
     """Computes the log-probability of each residue, and of ``<eos>``, given the tokens before it.
 
     Args:
-        model: A causal model.
+        model: A causal or mixed model.
         proteins: Residues of each protein, in upper case.
         windowing: Chooses the pieces of long proteins; ``preceding`` is meant for this.
         place: Where to compute.
@@ -37,10 +36,15 @@ def log_likelihoods(
         For each protein, shape (residues + 1,), ``<eos>`` last.
 
     Raises:
-        UserError: The model is not causal.
+        UserError: The model has not learnt to predict the next residue.
     """
-    if not model.config.causal:
-        raise UserError("the model is not causal, and gives a protein no likelihood; use the pseudo-likelihood, pll")
     return own_log_probabilities(
-        model, proteins, mask_none, windowing, place, ahead=1, description="likelihood", all_processes=all_processes
+        model.as_causal(),
+        proteins,
+        mask_none,
+        windowing,
+        place,
+        ahead=1,
+        description="likelihood",
+        all_processes=all_processes,
     )

@@ -75,7 +75,7 @@ def sample_proteins(
     """Draws proteins. The same seed draws the same proteins on the same machine.
 
     Args:
-        model: A causal model; it is moved to ``place.device`` and set to evaluation mode.
+        model: A causal or mixed model; it is moved to ``place.device`` and set to evaluation mode.
         count: Number of proteins.
         sampling: How to draw them.
         place: Where to compute.
@@ -84,10 +84,9 @@ def sample_proteins(
         The proteins.
 
     Raises:
-        UserError: The model is not causal.
+        UserError: The model has not learnt to predict the next residue.
     """
-    if not model.config.causal:
-        raise UserError("the model is not causal and cannot draw proteins; train one with objective=causal")
+    model = model.as_causal()
     model.to(place.device).eval()
     generator = torch.Generator(place.device).manual_seed(sampling.seed)
     for start in range(0, count, sampling.batch_size):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from plm_composer.model.attention import BACKENDS, PackedProteins, choose_backen
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.convolution import DepthwiseConvolution, Edges, convolve_in_graph, find_edges
 from plm_composer.model.rotary import rotary_frequencies, rotary_tables, rotate
+
+Part = TypeVar("Part", bound="Layout")
 
 
 class Layout(abc.ABC):
@@ -33,6 +36,8 @@ class Layout(abc.ABC):
         before: Only with a short convolution: number of tokens of the same protein before each token of the flattened
             batch, shape (tokens,).
         after: Only with a short convolution: number of tokens after it, shape (tokens,); negative on padding.
+        embedded: Only with ``embedding_residual``: what enters the first block, shape (..., hidden_size).
+        first_values: Only with ``value_residual``: values of the first block, shape (..., heads, head_size).
 
     Args:
         config: The model's config.
@@ -44,6 +49,8 @@ class Layout(abc.ABC):
     is_token: Tensor
     before: Tensor
     after: Tensor
+    embedded: Tensor
+    first_values: Tensor
 
     def __init__(self, config: ESM2Config, position: Tensor, dtype: torch.dtype) -> None:
         self.config, self.dtype = config, dtype
@@ -72,6 +79,11 @@ class Layout(abc.ABC):
         Returns:
             The indices of the kept tokens (packed) or rows (padded), and the layout of the kept proteins.
         """
+
+    def _share_embedding(self, part: Part, rows: Tensor) -> Part:
+        if self.config.embedding_residual:
+            part.embedded = self.embedded.index_select(0, rows)
+        return part
 
     def _query_dtype(self) -> torch.dtype:
         """Data type of a linear layer's output."""
@@ -167,7 +179,8 @@ class PackedLayout(Layout):
         cu_seqlens = _to(device, F.pad(left.cumsum(0), (1, 0)).to(self.cu_seqlens.dtype))
         longest = int(left.max())
         arguments = (self.config, self.dtype, self.backend, left.tolist())
-        return index, PackedLayout(self.input_ids[index], cu_seqlens, longest, *arguments)
+        part = PackedLayout(self.input_ids[index], cu_seqlens, longest, *arguments)
+        return index, self._share_embedding(part, index)
 
     def _protein_bounds(self) -> tuple[Tensor, Tensor]:
         return self.cu_seqlens[:-1].long(), self.cu_seqlens[1:].long()
@@ -213,7 +226,7 @@ class PaddedLayout(Layout):
     def subset(self, kept: Tensor) -> tuple[Tensor, PaddedLayout]:
         """Makes the layout of some of the proteins."""
         rows = _to(self.is_token.device, kept.nonzero().squeeze(-1))
-        return rows, PaddedLayout(self.is_token[rows], self.config, self.dtype)
+        return rows, self._share_embedding(PaddedLayout(self.is_token[rows], self.config, self.dtype), rows)
 
     def _protein_bounds(self) -> tuple[Tensor, Tensor]:
         starts = torch.arange(self.proteins, device=self.is_token.device) * self.is_token.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Prediction(NamedTuple):
 
 
 class ESM2ComposerModel(ComposerModel):
-    """Training of an ESM2, on masked residues or, if it is causal, on the next ones.
+    """Training of an ESM2, on masked residues or, if the model or the batch is causal, on the next ones.
 
     A batch is a dict as ``plm_composer.data.batches`` describes it, packed or padded. The loss is the mean over a
     microbatch, so Composer must weight microbatches by their labels (``accumulate_train_batch_on_tokens``).
@@ -56,8 +57,9 @@ class ESM2ComposerModel(ComposerModel):
         """Predicts the labels of a batch."""
         input_ids, positions = batch["input_ids"], batch["masked_positions"]
         keys = ("cu_seqlens", "max_seqlen", "lengths") if "cu_seqlens" in batch else ("attention_mask",)
+        arguments = {key: batch[key] for key in (*keys, "causal") if key in batch}
         with self._autocast(input_ids.device.type):
-            logits = self.model(input_ids, positions=positions, **{key: batch[key] for key in keys})
+            logits = self.model(input_ids, positions=positions, **arguments)
         return Prediction(logits, batch["labels"].flatten()[positions])
 
     def loss(self, outputs: Prediction, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
@@ -74,13 +76,13 @@ class ESM2ComposerModel(ComposerModel):
                 total = total + z_loss * logits.logsumexp(-1).square().sum()
             return total / max(1, outputs.targets.numel())
         counts = batch["masked_counts"]
-        weights = torch.from_numpy(np.repeat(self.weighting(counts), counts)).to(logits.dtype)
+        weights = torch.from_numpy(np.repeat(self.weighting(batch), counts)).to(logits.dtype)
         if logits.is_cuda:
             weights = weights.pin_memory().to(logits.device, non_blocking=True)
         losses = F.cross_entropy(logits, outputs.targets, reduction="none")
         if z_loss:
             losses = losses + z_loss * logits.logsumexp(-1).square()
-        return (weights * losses).sum() / max(1e-12, total_weight(counts, self.weighting))
+        return (weights * losses).sum() / max(1e-12, total_weight(batch, self.weighting))
 
     def get_metrics(self, is_train: bool) -> dict[str, Metric]:
         """The metrics, the same for training and evaluation, each weighted by token."""
@@ -92,7 +94,10 @@ class ESM2ComposerModel(ComposerModel):
 
     def flops_per_batch(self, batch: Batch) -> int:
         """Model FLOPs of training on a batch's real tokens; Composer's ``SpeedMonitor`` divides them by time."""
-        return training_flops(self.model.config, batch["lengths"].tolist(), int(batch["masked_counts"].sum()))
+        config = self.model.config
+        if "causal" in batch:
+            config = dataclasses.replace(config, causal=batch["causal"])
+        return training_flops(config, batch["lengths"].tolist(), int(batch["masked_counts"].sum()))
 
     def _autocast(self, device_type: str) -> contextlib.AbstractContextManager[Any]:
         if self.autocast_dtype is None or torch.is_autocast_enabled(device_type):

@@ -63,6 +63,11 @@ class ESM2Config:
             al. 2022).
         causal: Let a token attend only to itself and to earlier tokens of its protein, as a model of the next residue
             must (``objective: causal`` sets it). A short convolution then reads only the earlier of its neighbours.
+        mixed: Trained as a causal model too (``objective: mixed`` sets it): it sees both sides, unless ``as_causal``.
+        value_residual: Mix the values of the first block into those of each later one, by a learned weight that starts
+            at one half (Zhou et al. 2024, "Value Residual Learning").
+        embedding_residual: Begin each block with a learned mixture of the residual stream and the embedding, which
+            starts as the stream alone (modded-nanogpt, Jordan et al. 2024).
 
     Raises:
         UserError: If a value has the wrong type or is impossible.
@@ -95,6 +100,9 @@ class ESM2Config:
     layer_drop: float = 0.0
     z_loss: float = 0.0
     causal: bool = False
+    mixed: bool = False
+    value_residual: bool = False
+    embedding_residual: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.rotary_frequencies, list):  # from YAML or JSON
@@ -116,6 +124,11 @@ class ESM2Config:
         for name in ("token_dropout_mask_rate", "layer_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name}: {getattr(self, name)} must be at least 0 and below 1")
+        if self.value_residual and self.layer_drop:
+            raise UserError(
+                "model.layer_drop: with value_residual no protein may skip a block, since later blocks need the values"
+                " of the first; set one of them to 0 or false"
+            )
         if not 0 <= self.z_loss < math.inf:
             raise UserError(f"model.z_loss: {self.z_loss} must be at least 0, and finite")
         for name in ("layer_norm_eps", "initializer_range", "embedding_scale", "residual_scale"):
@@ -150,6 +163,11 @@ class ESM2Config:
                 f"model.hidden_size: {self.hidden_size} over {self.num_attention_heads} heads gives no {kind}head"
                 f" width; make it a multiple of {least * self.num_attention_heads}, or set attention_head_size"
             )
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether the model has learnt to predict the next residue, so that it gives likelihoods and can be sampled."""
+        return self.causal or self.mixed
 
     @property
     def loss_name(self) -> str:

@@ -51,9 +51,12 @@ def parameter_count(config: ESM2Config) -> int:
         block += 2 * width
     if config.qk_norm:
         block += 2 * config.head_size
+    if config.embedding_residual:
+        block += 2
     head = width * width + 3 * width + VOCABULARY_SIZE
     tables = VOCABULARY_SIZE * width * (1 if config.tie_word_embeddings else 2)
     contact = layers * config.num_attention_heads + 1 if config.contact_head else 0
+    contact += layers - 1 if config.value_residual else 0
     return layers * block + norm + head + tables + contact
 
 
@@ -194,14 +197,15 @@ def block_activations(config: ESM2Config, workload: Workload) -> int:
     """Bytes that one block saves for its backward pass, including its input, without copies of its weights.
 
     For each position: the tensors that both norms save, and their outputs in the working precision; the input of a
-    short convolution; attention's share; and the feed-forward's inner width before and after the GELU. A gate saves its
-    two halves, the SiLU of one, and their product.
+    short convolution; the stream before the embedding is mixed in; attention's share; and the feed-forward's inner
+    width before and after the GELU. A gate saves its two halves, the SiLU of one, and their product.
     """
     norms = 2 * (_norm(config) + workload.width * config.hidden_size)
     convolution = workload.width * config.hidden_size if config.short_convolution else 0
+    unmixed = _FP32 * config.hidden_size if config.embedding_residual else 0
     inner = 4 if config.feed_forward == "swiglu" else 2
     feed_forward = inner * workload.width * config.intermediate_size
-    return workload.positions * (norms + convolution + feed_forward) + attention_activations(config, workload)
+    return workload.positions * (norms + convolution + unmixed + feed_forward) + attention_activations(config, workload)
 
 
 def _norm(config: ESM2Config) -> int:
@@ -228,11 +232,12 @@ def attention_activations(config: ESM2Config, workload: Workload) -> int:
     """Bytes that one block's attention saves: tensors in the working precision, and in some cases probabilities.
 
     Rotated queries and keys are separate tensors. Values, and keys without rotation, are views of the projection to all
-    three, which is saved as a whole. The result is saved once for attention and the output projection. Only attention
-    on CPUs saves probabilities, in packed batches, up to a limit.
+    three, which is saved as a whole; with a value residual, mixed values are another tensor, though not in the first
+    block. The result is saved once for attention and the output projection. Only attention on CPUs saves probabilities,
+    in packed batches, up to a limit.
     """
-    rotated = 2 if config.position_embedding_type == "rotary" else 1
-    tensors = (rotated + 3 + 1) * workload.width * config.attention_size + _head_norms(config, workload)
+    made = (2 if config.position_embedding_type == "rotary" else 1) + (1 if config.value_residual else 0)
+    tensors = (made + 3 + 1) * workload.width * config.attention_size + _head_norms(config, workload)
     scores = 0
     if workload.on_cpu and not workload.padded:
         heads = config.num_attention_heads

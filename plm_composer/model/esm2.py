@@ -10,6 +10,8 @@ Shapes: ``...`` is (proteins, length) in a padded batch and (tokens,) in a packe
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -42,15 +44,24 @@ class ESM2Attention(nn.Module):
     """Self-attention within each protein.
 
     With ``qk_norm``, queries and keys are normalised head by head before rotation, with one learned scale for all
-    heads, which bounds the scores (Henry et al. 2020; with LayerNorm as in Dehghani et al. 2023).
+    heads, which bounds the scores (Henry et al. 2020; with LayerNorm as in Dehghani et al. 2023). With
+    ``value_residual``, the first block leaves its values to the others, which mix them into their own (Zhou et al.
+    2024).
+
+    Args:
+        config: The model's config.
+        first: Whether it is the attention of the first block.
     """
 
-    def __init__(self, config: ESM2Config) -> None:
+    def __init__(self, config: ESM2Config, *, first: bool) -> None:
         super().__init__()
         self.num_heads, self.head_size = config.num_attention_heads, config.head_size
         self.qkv = nn.Linear(config.hidden_size, 3 * config.attention_size, bias=config.qkv_bias)
         self.query_norm = make_norm(config, config.head_size, bias=False) if config.qk_norm else None
         self.key_norm = make_norm(config, config.head_size, bias=False) if config.qk_norm else None
+        self.leaves_values = config.value_residual and first
+        mixes = config.value_residual and not first
+        self.value_weight = nn.Parameter(torch.full((1,), 0.5)) if mixes else None
         self.out = nn.Linear(config.attention_size, config.hidden_size, bias=config.output_bias)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -59,6 +70,10 @@ class ESM2Attention(nn.Module):
         query, key, value = qkv.unbind(-3)  # each (..., heads, head_size)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if self.leaves_values:
+            layout.first_values = value
+        if self.value_weight is not None:
+            value = torch.lerp(value, layout.first_values, self.value_weight.to(value.dtype))
         query = layout.rotate(query * self.head_size**-0.5)
         attended = layout.attend(query, layout.rotate(key), value)  # (..., heads, head_size)
         return self.out(attended.flatten(-2))
@@ -108,19 +123,32 @@ class ESM2FeedForward(nn.Module):
 
 
 class ESM2Block(nn.Module):
-    """One pre-norm transformer block: the unit of sharding and of activation checkpointing."""
+    """One pre-norm transformer block: the unit of sharding and of activation checkpointing.
 
-    def __init__(self, config: ESM2Config) -> None:
+    Args:
+        config: The model's config.
+        first: Whether it is the model's first block.
+    """
+
+    def __init__(self, config: ESM2Config, *, first: bool) -> None:
         super().__init__()
         self.residual_scale = config.residual_scale
+        # Weights of the residual stream and of the embedding.
+        weights = torch.tensor([1.0, 0.0]) if config.embedding_residual else None
+        self.stream_weights = None if weights is None else nn.Parameter(weights)
         self.attention_norm = make_norm(config, config.hidden_size, bias=config.norm_bias)
         self.convolution = ShortConvolution(config) if config.short_convolution else None
-        self.attention = ESM2Attention(config)
+        self.attention = ESM2Attention(config, first=first)
         self.feed_forward_norm = make_norm(config, config.hidden_size, bias=config.norm_bias)
         self.feed_forward = ESM2FeedForward(config)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """One block's update of the residual stream, shape (..., hidden_size)."""
+        if self.stream_weights is not None:
+            # Two numbers get the gradients of all tokens: too many for the precision of FSDP's bf16.
+            wide = torch.promote_types(x.dtype, torch.float32)
+            weights = self.stream_weights.to(wide)
+            x = (weights[0] * x.to(wide) + weights[1] * layout.embedded).to(x.dtype)
         normed = self.attention_norm(x)
         if self.convolution is not None:
             normed = self.convolution(normed, layout)
@@ -188,7 +216,7 @@ class ESM2(nn.Module):
         self.config = config
         self.attention_backend: str | None = None
         self.embedding = nn.Embedding(VOCABULARY_SIZE, config.hidden_size)
-        self.blocks = nn.ModuleList(ESM2Block(config) for _ in range(config.num_hidden_layers))
+        self.blocks = nn.ModuleList(ESM2Block(config, first=layer == 0) for layer in range(config.num_hidden_layers))
         self.final_norm = make_norm(config, config.hidden_size, bias=config.norm_bias)
         self.lm_head: nn.Module = ESM2Head(config)
         if not config.tie_word_embeddings:
@@ -205,6 +233,7 @@ class ESM2(nn.Module):
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
         lengths: Sequence[int] | None = None,
+        causal: bool | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
         """Computes the logits of all positions, or of some.
@@ -217,6 +246,7 @@ class ESM2(nn.Module):
             max_seqlen: Packed batches: length of the longest protein.
             lengths: Packed batches: number of tokens of each protein, on the host; without it, ``layer_drop`` reads
                 ``cu_seqlens`` from the device.
+            causal: Whether a token sees only itself and earlier ones; None for what the config says.
             positions: Indices into the flattened batch of the positions to decode, shape (positions,), int64; None for
                 all.
 
@@ -224,7 +254,12 @@ class ESM2(nn.Module):
             Logits, shape (..., 33), or (positions, 33); fp32 or better.
         """
         hidden = self.hidden_states(
-            input_ids, attention_mask=attention_mask, cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths
+            input_ids,
+            attention_mask=attention_mask,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max_seqlen,
+            lengths=lengths,
+            causal=causal,
         )
         return self.head(hidden if positions is None else hidden.flatten(0, -2).index_select(0, positions))
 
@@ -236,9 +271,10 @@ class ESM2(nn.Module):
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
         lengths: Sequence[int] | None = None,
+        causal: bool | None = None,
     ) -> Tensor:
         """Representations after the final norm, shape (..., hidden_size); arguments as for ``forward``."""
-        layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen, lengths)
+        layout = self._layout(input_ids, attention_mask, cu_seqlens, max_seqlen, lengths, causal)
         x = self._embed(input_ids, layout)
         drops = self.training and self.config.layer_drop > 0
         # Drawn once before the blocks run, so that recomputing a block draws nothing.
@@ -301,6 +337,20 @@ class ESM2(nn.Module):
             states[last] = self.final_norm(states[last])
         return [states[number] for number in layers]
 
+    def as_causal(self) -> ESM2:
+        """The model that predicts the next residue: this one, or a view of it that shares all weights.
+
+        Raises:
+            UserError: The model has not learnt to.
+        """
+        if not self.config.predicts_next:
+            raise UserError("the model has not learnt to predict the next residue; train one with objective=causal")
+        if self.config.causal:
+            return self
+        view = copy.copy(self)
+        view.config = dataclasses.replace(self.config, causal=True, mixed=False)
+        return view
+
     def head(self, hidden_states: Tensor) -> Tensor:
         """Computes logits, (..., 33), fp32 or better, from hidden states, (..., hidden_size)."""
         table = self.embedding.weight if self.config.tie_word_embeddings else self.decoder.weight
@@ -351,13 +401,15 @@ class ESM2(nn.Module):
         cu_seqlens: Tensor | None,
         max_seqlen: int | None,
         lengths: Sequence[int] | None,
+        causal: bool | None = None,
     ) -> Layout:
+        config = self.config if causal is None else dataclasses.replace(self.config, causal=causal)
         dtype = self.embedding.weight.dtype
         if cu_seqlens is None:
-            return PaddedLayout(_token_mask(input_ids, attention_mask), self.config, dtype)
+            return PaddedLayout(_token_mask(input_ids, attention_mask), config, dtype)
         if max_seqlen is None:
             raise ValueError("a packed batch needs max_seqlen beside cu_seqlens")
-        arguments = (self.config, dtype, self.attention_backend, lengths)
+        arguments = (config, dtype, self.attention_backend, lengths)
         return PackedLayout(input_ids, cu_seqlens, int(max_seqlen), *arguments)
 
     def _embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
@@ -374,7 +426,10 @@ class ESM2(nn.Module):
             unmasked = total - layout.sum_per_protein(is_mask)
             scale = total.to(torch.promote_types(x.dtype, torch.float32)) / unmasked.clamp(min=1)
             x = (x * (1 - self.config.token_dropout_mask_rate) * scale[..., None]).to(x.dtype)
-        return x.masked_fill(~keep[..., None], 0.0)
+        x = x.masked_fill(~keep[..., None], 0.0)
+        if self.config.embedding_residual:
+            layout.embedded = x
+        return x
 
     def _initialise(self) -> None:
         """Normal weights (std ``initializer_range``), zero biases, unit norms, a zero row for ``<pad>``.

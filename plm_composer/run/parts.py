@@ -14,6 +14,7 @@ from composer.utils import dist, get_device
 
 from plm_composer.algorithms import ALGORITHMS, REFUSED_ALGORITHMS, check_combinations, needed_draws
 from plm_composer.algorithms.batch_curriculum import bind_curricula
+from plm_composer.algorithms.mixed_objective import MixedObjective
 from plm_composer.budget.duration import parse_duration
 from plm_composer.budget.plan import PROVISIONAL_BATCHES
 from plm_composer.callbacks import CALLBACKS
@@ -90,7 +91,7 @@ class Parts:
     @property
     def proteins(self) -> int:
         """Number of proteins of a batch on one device."""
-        return self.config.global_train_batch_size // self.processes
+        return int(self.config.global_train_batch_size) // self.processes
 
     @property
     def saves_shards(self) -> bool:
@@ -115,7 +116,7 @@ def make_parts(config: TrainConfig) -> Parts:
     processes, device = dist.get_world_size(), get_device(config.device).name
     named_algorithms = parse_section("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS)
     check_combinations(named_algorithms, config)
-    algorithms = [component.make() for component in named_algorithms]
+    algorithms = [*(component.make() for component in named_algorithms), *_mixing(config)]
     callbacks = parse_section("callbacks", config.callbacks, CALLBACKS)
     collator = Collator(
         seed=config.seed,
@@ -145,7 +146,7 @@ def make_parts(config: TrainConfig) -> Parts:
         model_class=model_class,
         model=model,
         collator=collator,
-        weighting=find_weighting(config.loss_weighting),
+        weighting=find_weighting(config.loss_weighting, config.objective),
         algorithms=algorithms,
         curriculum=bind_curricula(algorithms, collator),
         optimizer=_make_optimizer_factory(config),
@@ -175,7 +176,7 @@ def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
     """Makes the config of a model that is trained from scratch: a preset, changed by the fields that ``model`` sets.
 
     The mask rate that token dropout assumes follows from the run's masking. In ESM2 it is a constant, 0.12: 15 % of the
-    residues are masked, and 80 % of those become ``<mask>``. A causal model sees none, and has no token dropout.
+    residues are masked, and 80 % of those become ``<mask>``.
 
     Args:
         config: The run's config.
@@ -191,11 +192,14 @@ def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
     for field in fields:
         if field not in known:
             raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
-    if "causal" in fields:
-        raise UserError("model.causal follows from the objective; leave it out, and set objective=causal or masked")
-    fields.setdefault("token_dropout_mask_rate", masking.mask_token_rate)
-    if config.objective == "causal":
-        fields = {"token_dropout": False, **fields, "causal": True}
+    for field in _seen_ways(config.objective):
+        if field in fields:
+            raise UserError(f"model.{field} follows from the objective; leave it out, and set objective=")
+    # A causal model sees no masks; diffusion may hide nearly all of a protein, and the rest would be scaled up.
+    dropout: dict[str, Any] = {"token_dropout": False}
+    if config.objective not in ("causal", "diffusion"):
+        dropout = {"token_dropout_mask_rate": masking.mask_token_rate}
+    fields = {**dropout, **fields, **_seen_ways(config.objective)}
     try:
         return dataclasses.replace(preset_of(config.model["name"]), **fields)
     except (TypeError, ValueError) as error:
@@ -210,7 +214,27 @@ def _pretrained_model(config: TrainConfig) -> ESM2Config:
         raise UserError(
             f"model.pretrained is a causal model, and objective is {config.objective}; set objective=causal"
         )
-    return dataclasses.replace(model, causal=config.objective == "causal")
+    return dataclasses.replace(model, **_seen_ways(config.objective))
+
+
+def _seen_ways(objective: str) -> dict[str, Any]:
+    """The fields of a model's config that say in which direction it looks."""
+    return {"causal": objective == "causal", "mixed": objective == "mixed"}
+
+
+def _mixing(config: TrainConfig) -> list[Algorithm]:
+    """The algorithm of ``objective: mixed``, in a list; an empty one for other objectives."""
+    share = config.causal_share
+    if config.objective != "mixed":
+        if share is not None:
+            raise UserError(
+                f"causal_share is {share}, and objective is {config.objective}; leave it out, or set objective=mixed"
+            )
+        return []
+    share = 0.5 if share is None else share
+    if not 0 < share < 1:
+        raise UserError(f"causal_share is {share}; it must lie above 0 and below 1, or set objective=masked or causal")
+    return [MixedObjective(share)]
 
 
 def _make_optimizer_factory(config: TrainConfig) -> OptimizerFactory:

@@ -26,7 +26,7 @@ LETTERS = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", dtype=np.uint8)
 def model() -> ESM2ComposerModel:
     inner = ESM2(dataclasses.replace(SMALL, z_loss=0.01)).double()
     randomise(inner)
-    return ESM2ComposerModel(inner, weighting=find_weighting("sqrt")).train()
+    return ESM2ComposerModel(inner, weighting=find_weighting("sqrt", "masked")).train()
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,10 @@ def test_a_protein_counts_as_the_root_of_its_tokens(model: ESM2ComposerModel, ba
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_microbatches_add_up_to_the_batch(model: ESM2ComposerModel, batch: dict, size: int) -> None:
-    weighting = find_weighting("sqrt")
+    weighting = find_weighting("sqrt", "masked")
     whole = float(model.loss(model(batch), batch))
     parts = split(batch, size)
-    weights = [total_weight(part["masked_counts"], weighting) for part in parts]
+    weights = [total_weight(part, weighting) for part in parts]
     losses = [float(model.loss(model(part), part)) for part in parts]
     assert np.average(losses, weights=weights) == pytest.approx(whole, abs=1e-12)
 
@@ -68,6 +68,21 @@ def test_evaluation_weighs_tokens_the_same(model: ESM2ComposerModel, batch: dict
     model.train()
 
 
+def test_diffusion_divides_by_the_rate_of_each_protein(batch: dict) -> None:
+    rates = np.array([0.5, 1.0, 0.1, 0.25])
+    whole = {**batch, "mask_rates": rates}
+    weighting = find_weighting("token", "diffusion")
+    weighted = ESM2ComposerModel(ESM2(SMALL), weighting=weighting).train()
+    outputs = weighted(whole)
+    losses = F.cross_entropy(outputs.logits, outputs.targets, reduction="none")
+    weights = torch.from_numpy(np.repeat(1 / rates, batch["masked_counts"])).float()
+    torch.testing.assert_close(weighted.loss(outputs, whole), (losses * weights).sum() / weights.sum())
+    parts = split(whole, 2)
+    found = [float(weighted.loss(weighted(part), part)) for part in parts]
+    total = np.average(found, weights=[total_weight(part, weighting) for part in parts])
+    assert total == pytest.approx(float(weighted.loss(outputs, whole)), abs=1e-5)
+
+
 def test_an_unknown_weighting_is_refused() -> None:
     with pytest.raises(UserError, match="loss_weighting is 'square'; choose from token, sqrt"):
-        find_weighting("square")
+        find_weighting("square", "masked")

@@ -22,9 +22,9 @@ from tests.model.small_models import SMALL, randomise
 TARGET = "MKTAYIAKQRQISFVKSHFSRQ"
 
 
-@pytest.fixture(scope="module")
-def model() -> ESM2:
-    made = ESM2(dataclasses.replace(SMALL, causal=True, token_dropout=False, qk_norm=True))
+@pytest.fixture(scope="module", params=["causal", "mixed"])
+def model(request: pytest.FixtureRequest) -> ESM2:
+    made = ESM2(dataclasses.replace(SMALL, token_dropout=False, qk_norm=True, **{request.param: True}))
     randomise(made)
     return made.eval()
 
@@ -34,7 +34,7 @@ def one_by_one(model: ESM2, protein: str) -> np.ndarray:
     """Log-probability of each residue and of the end, each from a pass over what precedes it alone."""
     tokens = torch.from_numpy(tokenize(protein))
     return np.array([
-        float(model(tokens[None, :position])[0, -1].double().log_softmax(-1)[tokens[position]])
+        float(model(tokens[None, :position], causal=True)[0, -1].double().log_softmax(-1)[tokens[position]])
         for position in range(1, len(tokens))
     ])  # fmt: skip
 
@@ -70,14 +70,19 @@ def test_mutants_are_compared_with_their_target(model: ESM2) -> None:
 
 
 def test_each_kind_of_model_has_its_methods(model: ESM2) -> None:
+    if model.config.mixed:
+        pytest.skip("a mixed model has all")
     mutant = [place_mutant(TARGET, parse_mutant("K2W", "here"), 1, "here")]
     with pytest.raises(UserError, match="the model is causal and fills no masks; use likelihood"):
         score_variants(Scorer(model), "masked-marginals", TARGET, mutant)
-    with pytest.raises(UserError, match="the model is not causal; use pll"):
+    with pytest.raises(UserError, match="the model has not learnt to predict the next residue; use pll"):
         score_variants(Scorer(ESM2(SMALL)), "likelihood", TARGET, mutant)
 
 
 def test_a_causal_model_has_no_pseudo_perplexity(model: ESM2) -> None:
+    if model.config.mixed:
+        assert compute_perplexities(model, [TARGET])
+        return
     with pytest.raises(UserError, match="the model is causal and has no pseudo-perplexity; plm evaluate"):
         compute_perplexities(model, [TARGET])
 
@@ -87,6 +92,6 @@ def test_the_pinned_loss_is_the_mean_over_residues_without_the_end(model: ESM2) 
     parts = [one_by_one(model, protein)[:-1] for protein in proteins]
     kept = np.concatenate([[value for value, residue in zip(part, protein, strict=True) if residue != "X"]
                            for part, protein in zip(parts, proteins, strict=True)])  # fmt: skip
-    result = evaluate(model, proteins)
+    result = evaluate(model.as_causal(), proteins)
     assert result.loss == pytest.approx(-kept.mean(), abs=1e-5)
     assert result.scored_tokens == len(kept)

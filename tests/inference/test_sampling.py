@@ -17,9 +17,13 @@ from tests.model.small_models import SMALL, randomise
 RESIDUES = set("LAGVSERTIDPKQNFYMHWC")
 
 
-@pytest.fixture(scope="module")
-def model() -> ESM2:
-    made = ESM2(dataclasses.replace(SMALL, causal=True, token_dropout=False, short_convolution=3))
+@pytest.fixture(scope="module", params=["causal", "mixed"])
+def model(request: pytest.FixtureRequest) -> ESM2:
+    changes = {
+        "causal": {"causal": True, "token_dropout": False, "short_convolution": 3},
+        "mixed": {"mixed": True, "value_residual": True, "embedding_residual": True},
+    }
+    made = ESM2(dataclasses.replace(SMALL, **changes[request.param]))
     randomise(made)
     return made.eval()
 
@@ -52,7 +56,7 @@ def test_a_small_top_p_and_no_temperature_take_the_likeliest(model: ESM2) -> Non
 
 def test_draws_follow_the_probabilities(model: ESM2) -> None:
     with torch.inference_mode():
-        logits = model(torch.tensor([[0, 20]]))[0, -1]
+        logits = model(torch.tensor([[0, 20]]), causal=True)[0, -1]
     allowed = [*range(4, 24), 2]
     expected = logits[allowed].softmax(-1)
     drawn = [
@@ -81,5 +85,5 @@ def test_what_cannot_be_drawn(arguments: dict[str, object], message: str) -> Non
 def test_a_masked_model_draws_nothing() -> None:
     with pytest.raises(UserError, match="objective=causal"):
         next(sample_proteins(ESM2(SMALL), 1))
-    with pytest.raises(UserError, match="not causal"):
+    with pytest.raises(UserError, match="objective=causal"):
         log_likelihoods(ESM2(SMALL), ["MKV"], make_windowing("preceding"))

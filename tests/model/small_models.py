@@ -35,6 +35,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "z-loss": {"z_loss": 0.01},
     "causal": {"causal": True, "token_dropout": False},
     "causal, alibi, convolution": {"causal": True, "position_embedding_type": "alibi", "short_convolution": 5},
+    "value residual": {"value_residual": True},
+    "embedding residual": {"embedding_residual": True},
+    "both residuals, causal, qk_norm": {
+        "value_residual": True,
+        "embedding_residual": True,
+        "causal": True,
+        "qk_norm": True,
+        "token_dropout": False,
+    },
     "scaled start": {"initializer_residual_scaling": True},
 }
 """What each makes of ``SMALL``: every field of the config that changes the architecture, at least once."""
@@ -46,7 +55,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            center = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
+            scales = ("norm" in name.lower() and name.endswith("weight")) or name.endswith("stream_weights")
+            center = 1.0 if scales else 0.0
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(center + 0.15 * noise)
 

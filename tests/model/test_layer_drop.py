@@ -43,7 +43,7 @@ def test_draws_have_their_probability_and_leave_one(proteins: int) -> None:
 
 
 # All variants whose blocks look at the layout.
-@pytest.mark.parametrize("name", ["layer drop", "alibi", "convolution", "swiglu"])
+@pytest.mark.parametrize("name", ["layer drop", "alibi", "convolution", "swiglu", "embedding residual"])
 def test_packed_equals_padded_and_every_parameter_gets_a_gradient(name: str) -> None:
     model = make_model(dataclasses.replace(SMALL, **VARIANTS[name] | {"layer_drop": 0.9}), torch.float64)
     for seed in range(4):

@@ -58,6 +58,7 @@ MODELS = {
         layer_drop=0.8,
         z_loss=0.01,
     ),
+    "residuals": dataclasses.replace(SMALL, value_residual=True, embedding_residual=True, causal=True),
 }
 
 

@@ -145,6 +145,7 @@ def test_a_config_of_another_kind_keeps_the_blocks_keys() -> None:
         ({"short_convolution": 4}, "short_convolution: 4 must be an odd number"),
         ({"short_convolution": -1}, "short_convolution: -1 must be an odd number"),
         ({"layer_drop": 1.0}, "layer_drop: 1.0 must be at least 0 and below 1"),
+        ({"layer_drop": 0.1, "value_residual": True}, "layer_drop: with value_residual no protein may skip a block"),
         ({"z_loss": -1e-4}, "z_loss: -0.0001 must be at least 0"),
         ({"residual_scale": 0}, "residual_scale: 0 must be above 0"),
         ({"embedding_scale": math.nan}, "embedding_scale: nan must be above 0"),
@@ -194,6 +195,40 @@ def test_queries_and_keys_are_normalised_before_they_are_turned() -> None:
         centred = raw - raw.mean(-1, keepdim=True)
         expected = centred / (raw.var(-1, correction=0, keepdim=True) + 1e-5).sqrt() * norm.weight
         close(seen[name], layout.rotate(expected * scale), 1e-12)
+
+
+@torch.no_grad()
+def test_later_blocks_mix_the_first_ones_values_into_theirs() -> None:
+    """Zhou et al. 2024: V = (1 - w) V + w V_1."""
+    model = make_model(variant("value residual"), torch.float64)
+    layout = model._layout(torch.full((9,), 5), None, torch.tensor([0, 9], dtype=torch.int32), 9, None)
+    seen: list[Tensor] = []
+    layout.attend = lambda q, k, v: seen.append(v) or v
+    x, own = torch.randn(9, 32, dtype=torch.float64), []
+    for block in model.blocks:
+        own.append(block.attention.qkv(x).view(9, 3, 4, 8)[:, 2])
+        block.attention(x, layout)
+    close(seen[0], own[0], 0)
+    for block, found, value in zip(model.blocks[1:], seen[1:], own[1:], strict=True):
+        weight = block.attention.value_weight
+        close(found, (1 - weight) * value + weight * own[0], 1e-12)
+    assert all(float(block.attention.value_weight) == 0.5 for block in ESM2(variant("value residual")).blocks[1:])
+
+
+@torch.no_grad()
+def test_blocks_begin_with_a_mixture_of_stream_and_embedding() -> None:
+    model, batch = make_model(variant("embedding residual"), torch.float64), inputs(make_batch()["packed"])
+    plain = make_model(SMALL, torch.float64)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.endswith("stream_weights")})
+    states = plain.layer_states(batch["input_ids"], [0], **{k: v for k, v in batch.items() if k != "input_ids"})
+    layout = plain._layout(batch["input_ids"], None, batch["cu_seqlens"], batch["max_seqlen"], None)
+    x = embedded = states[0]
+    for block, mixing in zip(plain.blocks, model.blocks, strict=True):
+        stream, weight = mixing.stream_weights
+        x = block(stream * x + weight * embedded, layout)
+    close(model.hidden_states(**batch), plain.final_norm(x), 1e-12)
+    new = ESM2(variant("embedding residual"))
+    assert all(block.stream_weights.tolist() == [1.0, 0.0] for block in new.blocks)
 
 
 @torch.no_grad()

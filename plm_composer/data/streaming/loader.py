@@ -82,7 +82,7 @@ def make_data_spec(
 
 def _count_weights(batch: Batch, weighting: Weighting) -> dict[str, float]:
     """As ``count_tokens``, for a loss in which tokens have weights."""
-    return {**count_tokens(batch), "loss_generating": total_weight(batch["masked_counts"], weighting)}
+    return {**count_tokens(batch), "loss_generating": total_weight(batch, weighting)}
 
 
 class PinnedSplit:

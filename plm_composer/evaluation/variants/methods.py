@@ -117,8 +117,10 @@ def check_kind(method: str, config: ESM2Config, name: str = "the method") -> Non
     Raises:
         UserError: It is not.
     """
-    if config.causal != (method == _CAUSAL):
-        kind = "is causal and fills no masks" if config.causal else "is not causal"
+    if method == _CAUSAL and config.predicts_next:
+        return
+    if config.causal or method == _CAUSAL:
+        kind = "is causal and fills no masks" if config.causal else "has not learnt to predict the next residue"
         raise UserError(f"{name} is {method!r}, and the model {kind}; use {_CAUSAL if config.causal else 'pll'}")
 
 

@@ -52,6 +52,8 @@ _PLAIN = {
     "qk_norm": False,
     "short_convolution": 0,
     "causal": False,
+    "value_residual": False,
+    "embedding_residual": False,
 }
 """ESM2's values of fields whose other values no other implementation can represent."""
 _SCALED = ("blocks.{}.attention.out", "blocks.{}.feed_forward.down")

@@ -70,6 +70,9 @@ def stack(state_dict: Mapping[str, Tensor], config: ESM2Config, depth: int) -> d
             stacked[name] = value
     for block, source in enumerate(stacking_order(config.num_hidden_layers, deeper.num_hidden_layers)):
         stacked.update((f"blocks.{block}.{name}", value.clone()) for name, value in blocks[source].items())
+        if config.value_residual and block > 0 and source == 0:
+            # A copy of the first block, which mixes no values, begins without those of the first block.
+            stacked[f"blocks.{block}.attention.value_weight"] = stacked["embedding.weight"].new_zeros(1)
     if _CONTACTS in stacked:
         known = stacked[_CONTACTS]
         weights = known.new_zeros(1, deeper.num_hidden_layers * config.num_attention_heads)

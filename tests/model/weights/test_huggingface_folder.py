@@ -126,13 +126,16 @@ def test_what_differs_from_esm2_in_training_alone_is_an_esm2() -> None:
     assert OWN == [
         "alibi",
         "alibi, 3 heads, qk_norm",
+        "both residuals, causal, qk_norm",
         "causal",
         "causal, alibi, convolution",
         "convolution",
+        "embedding residual",
         "qk_norm",
         "qk_norm, rmsnorm",
         "rmsnorm",
         "swiglu",
+        "value residual",
         "wide heads",
     ]
 

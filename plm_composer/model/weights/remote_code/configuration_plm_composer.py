@@ -52,6 +52,9 @@ class Architecture:
         layer_drop: Stochastic depth of pretraining.
         z_loss: Weight of a term of the pretraining loss.
         causal: Whether a token attends only to itself and to earlier ones.
+        mixed: Whether it was trained as a causal model too.
+        value_residual: Whether later blocks mix the first block's values into their own.
+        embedding_residual: Whether each block begins with a mixture of the residual stream and the embedding.
     """
 
     num_hidden_layers: int
@@ -81,6 +84,9 @@ class Architecture:
     layer_drop: float
     z_loss: float
     causal: bool = False
+    mixed: bool = False
+    value_residual: bool = False
+    embedding_residual: bool = False
 
     @property
     def head_size(self) -> int:

@@ -61,16 +61,23 @@ class Batch:
         distance_bias: ALiBi's penalties, shape (H, L, L), fp32 or better; None without ALiBi.
         returns_maps: Whether attention computes its maps one by one, and returns them.
         is_key: True where a query may see a key, shape (B, 1, 1, L), or (B, 1, L, L) in a causal model.
+        embedded: What enters the first block, shape (B, L, hidden_size).
+        first_values: Values of the first block, shape (B, L, H, head_size), once it has run.
 
     Args:
         architecture: Fields of the model.
         is_token: As above.
+        embedded: As above.
         dtype: Data type of the parameters.
         returns_maps: As above.
     """
 
-    def __init__(self, architecture: Architecture, is_token: Tensor, dtype: torch.dtype, returns_maps: bool) -> None:
-        self.is_token, self.returns_maps = is_token, returns_maps
+    first_values: Tensor
+
+    def __init__(
+        self, architecture: Architecture, is_token: Tensor, embedded: Tensor, dtype: torch.dtype, returns_maps: bool
+    ) -> None:
+        self.is_token, self.embedded, self.returns_maps = is_token, embedded, returns_maps
         self.is_key = is_token[:, None, None, :]
         if architecture.causal:
             earlier = torch.ones(2 * is_token.shape[1:], dtype=torch.bool, device=is_token.device).tril()
@@ -153,9 +160,13 @@ class ShortConvolution(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention within each protein; ``qk_norm`` normalises queries and keys before their rotation."""
+    """Self-attention within each protein.
 
-    def __init__(self, architecture: Architecture) -> None:
+    ``qk_norm`` normalises queries and keys before their rotation; with ``value_residual``, the first block leaves its
+    values to the others, which mix them into their own.
+    """
+
+    def __init__(self, architecture: Architecture, first: bool) -> None:
         super().__init__()
         self.num_heads, self.head_size = architecture.num_attention_heads, architecture.head_size
         self.qkv = nn.Linear(architecture.hidden_size, 3 * architecture.attention_size, bias=architecture.qkv_bias)
@@ -164,6 +175,9 @@ class Attention(nn.Module):
             self.key_norm: nn.Module | None = make_norm(architecture, self.head_size, bias=False)
         else:
             self.query_norm = self.key_norm = None
+        self.leaves_values = architecture.value_residual and first
+        mixes = architecture.value_residual and not first
+        self.value_weight = nn.Parameter(torch.full((1,), 0.5)) if mixes else None
         self.out = nn.Linear(architecture.attention_size, architecture.hidden_size, bias=architecture.output_bias)
 
     def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -171,6 +185,10 @@ class Attention(nn.Module):
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_size)).unbind(-3)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        if self.leaves_values:
+            batch.first_values = value
+        if self.value_weight is not None:
+            value = torch.lerp(value, batch.first_values, self.value_weight.to(value.dtype))
         # ESM2 scales queries before it rotates them.
         attended, maps = batch.attend(batch.rotate(query * self.head_size**-0.5), batch.rotate(key), value)
         return self.out(attended.flatten(-2)), maps
@@ -198,17 +216,22 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer block."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, first: bool) -> None:
         super().__init__()
         self.residual_scale = architecture.residual_scale
+        # Weights of the residual stream and of the embedding.
+        weights = torch.tensor([1.0, 0.0]) if architecture.embedding_residual else None
+        self.stream_weights = None if weights is None else nn.Parameter(weights)
         self.attention_norm = make_norm(architecture, architecture.hidden_size, bias=architecture.norm_bias)
         self.convolution = ShortConvolution(architecture) if architecture.short_convolution else None
-        self.attention = Attention(architecture)
+        self.attention = Attention(architecture, first)
         self.feed_forward_norm = make_norm(architecture, architecture.hidden_size, bias=architecture.norm_bias)
         self.feed_forward = FeedForward(architecture)
 
     def forward(self, x: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """One update of the residual stream, (B, L, hidden_size), and the maps as ``Batch.attend`` returns them."""
+        if self.stream_weights is not None:
+            x = self.stream_weights[0] * x + self.stream_weights[1] * batch.embedded
         normed = self.attention_norm(x)
         if self.convolution is not None:
             normed = self.convolution(normed, batch)
@@ -302,7 +325,9 @@ class PlmComposerModel(PlmComposerPreTrainedModel):
         architecture = config.architecture
         self.architecture, self.gradient_checkpointing = architecture, False
         self.embedding = nn.Embedding(VOCABULARY_SIZE, architecture.hidden_size)
-        self.blocks = nn.ModuleList(Block(architecture) for _ in range(architecture.num_hidden_layers))
+        self.blocks = nn.ModuleList(
+            Block(architecture, first=layer == 0) for layer in range(architecture.num_hidden_layers)
+        )
         self.final_norm = make_norm(architecture, architecture.hidden_size, bias=architecture.norm_bias)
         if architecture.contact_head:
             self.contact_head = ContactHead(architecture)
@@ -389,7 +414,7 @@ class PlmComposerModel(PlmComposerPreTrainedModel):
         x = self._scale_embeddings(x, is_token, is_mask)
 
         eager = bool(wants_maps) or self.config._attn_implementation == "eager"
-        batch = Batch(self.architecture, is_token, self.embedding.weight.dtype, eager)
+        batch = Batch(self.architecture, is_token, x, self.embedding.weight.dtype, eager)
         states, maps = [x], []
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
