@@ -46,7 +46,7 @@ def prepare(config: TrainConfig, proteins: Sequence[bytes], device: torch.device
     model = make_model(parts).to(device)
     precision = "bf16" if parts.precision == "amp_bf16" else "fp32"
     step = functools.partial(take_step, model, parts.optimizer.make(model), precision, model.loss)
-    collate, size = parts.collator, config.global_train_batch_size
+    collate, size = parts.collator, parts.proteins
     numbered = [Protein(index, 0, residues) for index, residues in enumerate(proteins)]
     batches = [collate(numbered[start : start + size]) for start in range(0, len(numbered), size)]
 

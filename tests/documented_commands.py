@@ -150,6 +150,7 @@ def _check_plm(words: list[str]) -> str | None:
 def _check_run(words: list[str]) -> str | None:
     """Checks a YAML and the overrides of a training."""
     from plm_composer.config.bundled import find_yaml
+    from plm_composer.run.automatic import provisional
     from plm_composer.run.load import load_config
     from plm_composer.run.parts import make_parts
 
@@ -160,7 +161,7 @@ def _check_run(words: list[str]) -> str | None:
         yaml = find_yaml("esm2_small" if of_a_reader else run)
         config = load_config(REPOSITORY / yaml, overrides)
         if "pretrained" not in config.model:  # a folder of the reader's
-            make_parts(config)
+            make_parts(provisional(config))
     except UserError as error:
         return str(error)
     return None

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,9 @@ def read_layers(path: Path, arguments: Sequence[str] = ()) -> list[Layer]:
     """
     base = _read_yaml(path)
     overrides = _parse_overrides(arguments)
-    if overrides.content.get("budget") is not None and "max_duration" in overrides.content:
-        raise UserError("command line: budget takes the place of max_duration; give one of them")
+    with _explaining(overrides.source):
+        if overrides.content.get("budget") is not None and "max_duration" in overrides.content:
+            raise UserError("command line: budget takes the place of max_duration; give one of them")
     folders = recipe_folders(path)
     return [*_read_recipes(base, folders), base, *_read_recipes(overrides, folders), overrides]
 
@@ -178,6 +180,12 @@ def find_sources(path: Path, arguments: Sequence[str]) -> dict[str, str]:
             for key, value in values.items()
         }
     return sources
+
+
+def differing_keys(one: TrainConfig, other: TrainConfig) -> list[str]:
+    """Keys, such as ``optimizer.lr``, whose values two configs do not share, of the second one."""
+    before, after = (flatten(dataclasses.asdict(config)) for config in (one, other))
+    return [key for key, value in after.items() if key not in before or before[key] != value]
 
 
 def flatten(content: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
@@ -285,6 +293,8 @@ def _plain(merged: DictConfig) -> dict[str, Any]:
 
 def _read_recipes(layer: Layer, folders: Sequence[Path]) -> list[Layer]:
     """Reads the recipes that a layer names, in their order."""
+    if OmegaConf.is_interpolation(layer.content, "recipe"):
+        raise UserError(f"{layer.source}: recipe: names or paths are needed, and no reference, joined by commas")
     recipes = layer.content.get("recipe")
     if recipes is None:
         return []
@@ -318,18 +328,27 @@ def _read_yaml(path: Path) -> Layer:
         raise UserError(_explain(error, str(path))) from error
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path}: must hold keys and values, not a list")
-    return Layer(str(path), loaded, written_in(text))
+    return Layer(str(path), _spell_out(loaded), written_in(text))
 
 
 def _parse_overrides(arguments: Sequence[str]) -> Layer:
     for argument in arguments:
         if "=" not in argument or not argument.split("=", 1)[0].strip(". "):
             raise UserError(f"command line: {argument!r} is not an override; write key=value")
+    # As in a YAML, where the section has the name alone.
+    arguments = [re.sub(r"^model=(?!null$)(?=\w)", "model.name=", argument) for argument in arguments]
     try:
         content = OmegaConf.from_dotlist(list(arguments))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"command line: an override cannot be read: {first_line(error)}") from error
     return Layer("command line", content, written_on_command_line(arguments))
+
+
+def _spell_out(content: DictConfig) -> DictConfig:
+    """Turns ``model: NAME``, short for a section with the name alone, into that section."""
+    if not OmegaConf.is_interpolation(content, "model") and isinstance(content.get("model"), str):
+        content["model"] = {"name": content["model"]}
+    return content
 
 
 def _merge(merged: DictConfig, layer: DictConfig, source: str) -> DictConfig:
@@ -374,7 +393,9 @@ def _identity(section: DictConfig) -> tuple[str, Any] | None:
 
 def _explain(error: OmegaConfBaseException, source: str) -> str:
     """Describes an error of OmegaConf in one line."""
-    key = str(error.full_key or error.key or "?")
+    key = str(error.full_key or error.key or "")
+    if not key:
+        return f"{source}: {first_line(error)}"
     name = key.rsplit(".", 1)[-1]
     schema = error.object_type
     known = [field.name for field in dataclasses.fields(schema)] if dataclasses.is_dataclass(schema) else []

@@ -92,15 +92,20 @@ class TrainConfig:
     seed: int = 17
     """Seed of the initial weights, and of the order, the crops and the masks of proteins."""
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """``name`` of a preset, and fields of ``ESM2Config`` that change it (below); or ``pretrained`` (a Hugging Face
+    """``name`` of a preset, and fields of ``ESM2Config`` that change it (below); ``name: auto``, or ``model: auto`` for
+    short, chooses a size that fits the ``budget`` (``docs/choosing.md``); or ``pretrained`` (a Hugging Face
     folder, or a run's export) and optionally ``stack_to`` (a number of layers)."""
     objective: str = "masked"
-    """What the model learns: ``masked`` (residues that are hidden, from both sides) or ``causal`` (each next residue,
-    from those before it; ``docs/causal.md``)."""
+    """What the model learns: ``masked`` (residues that are hidden, from both sides), ``causal`` (each next residue,
+    from those before it), ``mixed`` (some batches masked, some causal) or ``diffusion`` (masked at a rate that is drawn
+    for each protein, up to ``data.mask_rate``); ``docs/objectives.md``."""
+    causal_share: Optional[float] = None
+    """Share of the batches that are causal with ``objective: mixed``, above 0 and below 1; default: 0.5."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     """Where proteins come from and how they become batches (below)."""
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """``name`` of an optimizer, and arguments of its class; ``name`` and ``lr`` are required."""
+    """``name`` of an optimizer, and arguments of its class; ``name`` and ``lr`` are required. ``lr: auto`` chooses by
+    the ``budget``."""
     scheduler: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "constant"})
     """``name`` of a learning-rate schedule, and arguments of its class."""
     max_duration: Size = "1ep"
@@ -109,8 +114,8 @@ class TrainConfig:
     budget: Optional[str] = None
     """Wall-clock time from the start of the process to its end, such as ``24h``, ``90min``, ``1h30min`` or ``300s``, in
     place of ``max_duration``."""
-    global_train_batch_size: int = 256
-    """Proteins per optimizer step, over all devices; a multiple of their number."""
+    global_train_batch_size: Size = 256
+    """Proteins per optimizer step, over all devices; a multiple of their number. ``auto`` chooses by the ``budget``."""
     device_train_microbatch_size: Optional[Size] = None
     """Proteins per forward pass on one device; default: the device's whole batch. ``auto`` finds a number that fits,
     and needs a GPU."""

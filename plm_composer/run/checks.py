@@ -114,9 +114,10 @@ def _check_times(config: TrainConfig) -> None:
 def _check_sizes(config: TrainConfig) -> None:
     world_size = dist.get_world_size()
     total = config.global_train_batch_size
-    if total < 1 or total % world_size:
+    if not isinstance(total, int) or total < 1 or total % world_size:
         raise UserError(
-            f"global_train_batch_size is {total}; it must be at least 1 and divisible by the {world_size} processes"
+            f"global_train_batch_size is {total}; it must be a number of proteins, divisible by the {world_size} "
+            "processes, or auto"
         )
     micro = config.device_train_microbatch_size
     if micro == "auto":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from plm_composer.checkpoints.loading import check_progress, loading_checkpoint
 from plm_composer.checkpoints.names import LATEST
 from plm_composer.checkpoints.resume import forget_downloaded, prepare_checkpoints
 from plm_composer.checkpoints.uploads import explaining_failed_uploads
+from plm_composer.config.merge import differing_keys
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
 from plm_composer.errors import UserError, first_line
@@ -32,6 +34,8 @@ from plm_composer.loggers.training_progress import closing_bars
 from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 from plm_composer.model.weights.huggingface_folder import loader, read_config
 from plm_composer.optim.schedule_free import averaged_weights
+from plm_composer.run.automatic import choose, provisional, wants_choice
+from plm_composer.run.checks import check_values
 from plm_composer.run.conversion import prepare_shards
 from plm_composer.run.datasets import Places, find_places
 from plm_composer.run.parts import Parts, make_parts
@@ -72,8 +76,14 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
     Raises:
         UserError: Something in the config or the data is wrong.
     """
+    if wants_choice(config):
+        check_values(provisional(config))
+        _start_processes(config)
+        spent = time.time() - (started or process_start())
+        given, config = config, _on_rank_zero(lambda: choose(config, spent))
+        sources = sources and {**sources, **dict.fromkeys(differing_keys(given, config), "auto")}
     parts = make_parts(config)
-    dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
+    _start_processes(config)
     folder = _on_rank_zero(lambda: _claim_folder(config))
     ledger = _open_ledger(parts, folder, started)
     _on_rank_zero(lambda: prepare_checkpoints(config, folder.export, folder.metrics))
@@ -107,6 +117,10 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
             print(f"\n{ledger.summary()}")
     ledger.finish()
     return Outcome(folder.path, scores)
+
+
+def _start_processes(config: TrainConfig) -> None:
+    dist.initialize_dist(get_device(config.device), timeout=config.dist_timeout)
 
 
 def _claim_folder(config: TrainConfig) -> RunFolder:

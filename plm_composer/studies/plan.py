@@ -12,6 +12,7 @@ from typing import Any
 from plm_composer.config.merge import parse_config, read_resolved
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.run.automatic import provisional, with_choice_of
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
 from plm_composer.run_folder import RunFolder
@@ -104,7 +105,7 @@ def check_runs(study: Study, runs: Iterable[PlannedRun]) -> None:
     for run in runs:
         place = f"{study.path}: variants.{run.variant}"
         try:
-            make_parts(run.config)
+            make_parts(provisional(run.config))
             _check_data(run.config)
             _check_outcome(study, run)
         except UserError as error:
@@ -140,7 +141,9 @@ def refuse_changed(study: Study, run: PlannedRun, set_digest: str | None) -> Non
     if run.result.exists():
         change = changes(run, read_result(run.result), set_digest)
     elif RunFolder(run.folder).checkpoints.exists() and started.exists():
-        change = _difference(read_resolved(started), run)
+        before = read_resolved(started)
+        # The started one has numbers for what this one leaves open.
+        change = _difference(before, dataclasses.replace(run, config=with_choice_of(run.config, before)))
     else:
         return
     if change is not None:

@@ -67,6 +67,13 @@ def test_contacts(repository, tmp_path) -> None:
     assert all(row["seconds"] > 0 for row in rows)
 
 
+@pytest.fixture(autouse=True)
+def launcher_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes away what Composer has set for trainings in this process: transformers' Trainer would wait for others."""
+    for name in ("NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.slow
 def test_loop(repository, tmp_path, tiny) -> None:
     yaml = repository / "yamls" / "esm2_small.yaml"

@@ -21,6 +21,7 @@ from plm_composer.config.merge import (
 from plm_composer.config.recipe_search import describe_recipes
 from plm_composer.config.schema import DataConfig, TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.run.automatic import provisional
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
 
@@ -384,7 +385,7 @@ def test_every_yaml_and_recipe_of_the_project_is_valid(repository: Path) -> None
     for path in yamls:
         assert path.read_text().startswith("# ")
         for recipe in [None, *recipes]:
-            make_parts(load_config(path, [f"recipe={recipe.stem}"] if recipe else []))
+            make_parts(provisional(load_config(path, [f"recipe={recipe.stem}"] if recipe else [])))
 
 
 def test_a_recipe_that_masks_masks_alike_over_any_other(repository: Path) -> None:
@@ -422,3 +423,24 @@ def test_a_recipe_is_found_for_a_yaml_anywhere(tmp_path: Path, monkeypatch: pyte
     assert load_config(yaml, ["recipe=fast"]).data.batch_format == "unpadded"
     with pytest.raises(UserError, match="recipe=recipe4: did you mean 'recipe"):
         load_config(yaml, ["recipe=recipe4"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: ${run_name}\n", "recipe: names or paths are needed, and no reference"),
+        ("model: ${nothing}\n", "Interpolation key 'nothing' not found"),
+    ],
+)
+def test_a_reference_that_cannot_be_followed_is_one_line(run_yaml: Path, text: str, message: str) -> None:
+    run_yaml.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_config(run_yaml)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_model_alone_is_its_name(run_yaml: Path) -> None:
+    run_yaml.write_text("recipe: fast\nmodel: esm2_8m\ndata: {fasta: sample}\n")
+    assert load_config(run_yaml).model == {"name": "esm2_8m"}
+    config = load_config(run_yaml, ["model=esm2_35m", "model.qk_norm=true"])
+    assert config.model == {"name": "esm2_35m", "qk_norm": True}

@@ -1,0 +1,263 @@
+"""Replaces `auto` in a run's config: the model's size, the batch and the learning rate follow from the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from composer.utils import dist, get_device
+
+from plm_composer.budget.duration import describe_duration, parse_duration
+from plm_composer.budget.optimum import SIZES, best_adamw_rate, best_batch, best_parameters, worth_of
+from plm_composer.checkpoints.stored_folder import StoredFolder
+from plm_composer.config.merge import read_resolved
+from plm_composer.config.schema import TrainConfig
+from plm_composer.data.collate import Collator, Protein
+from plm_composer.data.masking import Masking
+from plm_composer.errors import UserError
+from plm_composer.hardware.machine import prepare_cpu, synchronize
+from plm_composer.hardware.precision import autocast_dtype
+from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.cost import parameter_count
+from plm_composer.model.esm2 import ESM2
+from plm_composer.run.amount import Amount, estimate_amount
+from plm_composer.run.parts import make_model_config
+from plm_composer.run_folder import RunFolder
+
+AUTO = "auto"
+_SIZED = "esm2_8m"
+"""The preset whose sizes are replaced."""
+_SIZES_OF_A_MODEL = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+_OVERHEAD, _SHARE = 8.0, 0.95
+"""Seconds for the start and the end of a run, and the share of the rest that is training."""
+_RATES: dict[str, dict[str, float]] = {
+    "muon": {"lr": 0.02, "adamw_lr": 3e-3},
+    "normuon": {"lr": 0.02, "adamw_lr": 3e-3},
+}
+"""Rates for optimizers whose steps do not depend on the width (Jordan et al. 2024), measured with ``cramming``."""
+_ADAMW = ("adamw", "decoupled_adamw", "stable_adamw")
+_LETTERS = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast one device trains a model.
+
+    Attributes:
+        tokens: Tokens a second.
+        flops: FLOPs of matrix products a second.
+    """
+
+    tokens: float
+    flops: float
+
+
+def wants_choice(config: TrainConfig) -> bool:
+    """Whether anything in a config is ``auto`` that the budget decides."""
+    return _chooses_size(config) or config.global_train_batch_size == AUTO or bool(_open_rates(config))
+
+
+def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
+    """Chooses what is ``auto``, and prints it with the reason. Called by rank 0 only.
+
+    A run that continues takes what its first start chose.
+
+    Args:
+        config: A run's config.
+        spent: Seconds of the budget that are gone.
+
+    Returns:
+        The config without ``auto``.
+
+    Raises:
+        UserError: There is no budget, or nothing to choose by.
+    """
+    if config.budget is None:
+        raise UserError("auto needs a budget to choose by; set budget=20min, or name a model and a batch")
+    if (earlier := _earlier_choice(config)) is not None:
+        return earlier
+    device = torch.device("cuda" if get_device(config.device).name == "gpu" else "cpu")
+    if device.type == "cpu":
+        prepare_cpu()
+    left = parse_duration("budget", config.budget) - spent
+    seconds = max(_SHARE * (left - _OVERHEAD), 0.2 * left, 1.0)
+    amount, processes = estimate_amount(config.data), dist.get_world_size()
+    speeds: dict[ESM2Config, Speed] = {}
+    model = _model_of(config, (4, 192) if device.type == "cpu" else (10, 512))
+    while model not in speeds:
+        speeds[model] = measure(config, model, amount, device)
+        flops = speeds[model].flops * processes * seconds
+        tokens = speeds[model].tokens * processes * seconds
+        worth = worth_of(tokens, amount.tokens(config.data.crop_length)) / tokens
+        if _chooses_size(config):
+            model = _nearest(config, best_parameters(flops * worth, causal=model.causal))
+    chosen = dataclasses.replace(config, model=_section(config, model))
+    if config.global_train_batch_size == AUTO:
+        each = min(amount.length + 2, config.data.crop_length)
+        chosen.global_train_batch_size = _round_batch(best_batch(tokens) / each, processes)
+    chosen.optimizer = {**config.optimizer, **_rates(config, model, tokens)}
+    print(_describe(chosen, model, seconds, flops, tokens, amount), file=sys.stderr)
+    return chosen
+
+
+def provisional(config: TrainConfig) -> TrainConfig:
+    """A config without ``auto``, to check everything else by; the config itself if nothing is ``auto``."""
+    if not wants_choice(config):
+        return config
+    model = _section(config, _model_of(config, SIZES[0]))
+    size = dist.get_world_size() if config.global_train_batch_size == AUTO else config.global_train_batch_size
+    rates = dict.fromkeys(_open_rates(config), 1e-3)
+    return dataclasses.replace(
+        config, model=model, global_train_batch_size=size, optimizer={**config.optimizer, **rates}
+    )
+
+
+def with_choice_of(config: TrainConfig, before: Mapping[str, Any]) -> TrainConfig:
+    """A config with what another one has wherever it says ``auto``.
+
+    Args:
+        config: A run's config.
+        before: The resolved config of an earlier start, as plain values.
+    """
+    taken = {key: before["model"].get(key) for key in ("name", *_SIZES_OF_A_MODEL)} if _chooses_size(config) else {}
+    rates = {key: before["optimizer"].get(key) for key in _open_rates(config)}
+    size = config.global_train_batch_size
+    return dataclasses.replace(
+        config,
+        model={**config.model, **taken},
+        optimizer={**config.optimizer, **rates},
+        global_train_batch_size=before["global_train_batch_size"] if size == AUTO else size,
+    )
+
+
+def measure(config: TrainConfig, model: ESM2Config, amount: Amount, device: torch.device) -> Speed:
+    """Measures how fast a model trains here: the median of a few steps without an update, on random proteins.
+
+    Args:
+        config: The run's config, of which data and precision are used.
+        model: The model's config.
+        amount: The run's data, of which the mean length is used.
+        device: The device.
+    """
+    wrapped = ESM2ComposerModel(ESM2(model), autocast_dtype(config.precision, device.type)).to(device).train()
+    tokens = 2048 if device.type == "cpu" else 16384
+    length = min(round(amount.length), config.data.crop_length - 2)
+    draw = np.random.default_rng(0)
+    proteins = [
+        Protein(number, 0, _LETTERS[draw.integers(0, 20, length)].tobytes())
+        for number in range(max(1, tokens // (length + 2)))
+    ]
+    masking = Masking(config.data.mask_rate)
+    batch = Collator(crop_length=config.data.crop_length, objective=config.objective, masking=masking)(proteins)
+    on_device = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    bf16 = device.type == "cuda" and config.precision != "fp32"
+    times = []
+    for _ in range(4):
+        before = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = wrapped.loss(wrapped(on_device), on_device)
+        loss.backward()
+        synchronize(device)
+        times.append(time.perf_counter() - before)
+    step = statistics.median(times[1:])
+    return Speed(int(batch["lengths"].sum()) / step, wrapped.flops_per_batch(batch) / step)
+
+
+def _chooses_size(config: TrainConfig) -> bool:
+    return config.model.get("name") == AUTO
+
+
+def _open_rates(config: TrainConfig) -> list[str]:
+    return [key for key in ("lr", "adamw_lr") if config.optimizer.get(key) == AUTO]
+
+
+def _section(config: TrainConfig, model: ESM2Config) -> dict[str, Any]:
+    """The config's ``model`` with the sizes of a model, as if the user had written them."""
+    if not _chooses_size(config):
+        return config.model
+    return {**config.model, "name": _SIZED, **{name: getattr(model, name) for name in _SIZES_OF_A_MODEL}}
+
+
+def _model_of(config: TrainConfig, size: tuple[int, int]) -> ESM2Config:
+    """The config's model in a size (layers, width), but for the sizes that the config sets itself."""
+    if not config.model:
+        raise UserError("model is not set; set model.name=auto, or name a model")
+    section = dict(config.model)
+    if _chooses_size(config):
+        layers, width = size
+        width = section.get("hidden_size", width)
+        sizes = {
+            "num_hidden_layers": layers,
+            "num_attention_heads": max(1, width // 64),
+            "intermediate_size": 4 * width,
+        }
+        section = {**sizes, "hidden_size": width, **section, "name": _SIZED}
+    elif "pretrained" in section:
+        raise UserError("model.pretrained has its own size and data; give its batch and learning rate as numbers")
+    data = config.data
+    masking = Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction, data.mask_span_length)
+    return make_model_config(dataclasses.replace(config, model=section), masking)
+
+
+def _nearest(config: TrainConfig, parameters: float) -> ESM2Config:
+    models = [_model_of(config, size) for size in SIZES]
+    return min(models, key=lambda model: abs(math.log(parameter_count(model) / parameters)))
+
+
+def _round_batch(proteins: float, processes: int) -> int:
+    """Rounds to a multiple of the processes, and of eight if it is more."""
+    unit = processes if proteins < 8 else math.lcm(8, processes)
+    return max(1, round(proteins / unit)) * unit
+
+
+def _rates(config: TrainConfig, model: ESM2Config, tokens: float) -> Mapping[str, float]:
+    name, found = config.optimizer.get("name"), {}
+    for key in _open_rates(config):
+        if key in _RATES.get(str(name), {}):
+            found[key] = _RATES[str(name)][key]
+        elif name in _ADAMW and key == "lr":
+            table = model.hidden_size * 33
+            found[key] = float(f"{best_adamw_rate(parameter_count(model) - table, tokens):.1e}")
+        else:
+            raise UserError(
+                f"optimizer.{key} is auto, which is known for {', '.join([*_RATES, *_ADAMW])}; give a number"
+            )
+    return found
+
+
+def _earlier_choice(config: TrainConfig) -> TrainConfig | None:
+    """The config with what an earlier start of the run chose; None if there was none."""
+    if not config.autoresume:
+        return None
+    path, saves = RunFolder(Path(config.run_folder)).config, config.save_folder or ""
+    if path.is_file():
+        return with_choice_of(config, read_resolved(path))
+    if "://" in saves and not StoredFolder(saves).is_empty():
+        raise UserError(
+            f"autoresume: {saves} holds an earlier start, and what it chose for auto stood in {path}, which is gone; "
+            "give those keys as numbers"
+        )
+    return None
+
+
+def _describe(
+    config: TrainConfig, model: ESM2Config, seconds: float, flops: float, tokens: float, amount: Amount
+) -> str:
+    epochs = tokens / amount.tokens(config.data.crop_length)
+    data = f", {epochs:.2g} epochs" if math.isfinite(amount.proteins) else ""
+    rates = ", ".join(f"{key} {config.optimizer[key]:g}" for key in ("lr", "adamw_lr") if key in config.optimizer)
+    return (
+        f"auto: {model.num_hidden_layers} layers, {model.hidden_size} wide ({parameter_count(model) / 1e6:.1f} M "
+        f"parameters), {config.global_train_batch_size} proteins a batch, {rates}; for about "
+        f"{describe_duration(seconds)} of training at {flops / seconds / 1e9:,.0f} GFLOP/s: {flops:.1e} FLOPs, "
+        f"{tokens / 1e6:,.1f} M tokens{data} (docs/choosing.md)"
+    )

@@ -1,0 +1,128 @@
+"""What a run chooses for itself: from a budget to numbers, the same ones when it continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from plm_composer.config.schema import DataConfig, TrainConfig
+from plm_composer.errors import UserError
+from plm_composer.model.config import ESM2Config
+from plm_composer.run import automatic
+from plm_composer.run.amount import UNKNOWN, Amount, estimate_amount
+from plm_composer.run.automatic import Speed, choose, measure, provisional, wants_choice
+from plm_composer.run.command import train_run
+from plm_composer.run.load import load_config
+from plm_composer.sample import TRAIN_FASTA
+from tests.commands import REPOSITORY
+
+AUTO = REPOSITORY / "yamls" / "auto.yaml"
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 100 GFLOP/s, whatever the model."""
+
+    def speed(_config: TrainConfig, model: ESM2Config, *_: object) -> Speed:
+        return Speed(1e11 / (6 * 12 * model.num_hidden_layers * model.hidden_size**2), 1e11)
+
+    monkeypatch.setattr(automatic, "measure", speed)
+
+
+def chosen(*overrides: str) -> TrainConfig:
+    return choose(load_config(AUTO, overrides))
+
+
+def test_the_size_and_the_batch_grow_with_the_budget(steady: None, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [chosen(f"budget={budget}", "data={remote: s3://b/c}") for budget in ("1min", "2h", "300h", "9000h")]
+    widths = [config.model["hidden_size"] for config in found]
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1]
+    batches = [int(config.global_train_batch_size) for config in found]
+    assert batches == sorted(set(batches))
+    assert all(not wants_choice(config) for config in found)
+    assert found[0].model["qk_norm"] is True  # the recipe's
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert "M parameters)" in lines[0]
+    assert "proteins a batch, lr 0.02, adamw_lr 0.003" in lines[0]
+
+
+def test_few_data_do_not_need_a_large_model(steady: None) -> None:
+    few, many = (chosen("budget=9000h", data) for data in ("data.fasta=sample", "data={remote: s3://b/c}"))
+    assert few.model["num_hidden_layers"] < many.model["num_hidden_layers"]
+
+
+def test_what_is_given_holds(steady: None) -> None:
+    config = chosen("model.hidden_size=128", "global_train_batch_size=24", "optimizer.lr=0.04")
+    assert (config.model["hidden_size"], config.model["num_attention_heads"]) == (128, 2)
+    assert (config.global_train_batch_size, config.optimizer["lr"], config.optimizer["adamw_lr"]) == (24, 0.04, 3e-3)
+    config = chosen("model=esm2_35m", "optimizer={name: adamw, lr: auto}")
+    assert config.model["name"] == "esm2_35m"
+    assert 1e-4 < config.optimizer["lr"] < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["max_duration=1ep"], "auto needs a budget"),
+        (["optimizer={name: lion, lr: auto}"], "optimizer.lr is auto, which is known for muon, normuon, adamw"),
+        (["model={pretrained: somewhere}"], "model.pretrained has its own size and data"),
+    ],
+)
+def test_what_cannot_be_chosen_is_one_line(steady: None, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose(load_config(AUTO, overrides))
+
+
+def test_a_speed_is_that_of_the_model() -> None:
+    config = provisional(load_config(AUTO))
+    small, large = (
+        measure(config, ESM2Config(2, width, 2, 4 * width), Amount(100, 100), torch.device("cpu"))
+        for width in (32, 256)
+    )
+    assert small.tokens > large.tokens > 0
+    assert small.flops > 0
+
+
+def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path) -> None:
+    text = gzip.decompress(TRAIN_FASTA.read_bytes())
+    lines = text.split(b"\n")
+    headers = sum(line.startswith(b">") for line in lines)
+    residues = sum(len(line) for line in lines if not line.startswith(b">"))
+    assert estimate_amount(DataConfig(fasta="sample")) == Amount(headers, residues / headers)
+    (tmp_path / "twice.fasta.gz").write_bytes(gzip.compress(text * 12))
+    estimated = estimate_amount(DataConfig(fasta=str(tmp_path / "twice.fasta.gz")))
+    assert estimated.proteins == pytest.approx(12 * headers, rel=0.2)
+    assert estimate_amount(DataConfig(remote="s3://bucket/shards")) == UNKNOWN
+    with pytest.raises(UserError, match=r"none\.fasta: no such file"):
+        estimate_amount(DataConfig(fasta=str(tmp_path / "none.fasta")))
+
+
+def test_a_run_keeps_what_it_chose(
+    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = (f"data.local={small_set / 'shards'}", "data.num_workers=0", "run_name=auto", "save_interval=1ba",
+                 "global_train_batch_size=4", "report=false", "progress_bar=false")  # fmt: skip
+    train_run(AUTO, *overrides, "budget=40s")
+    assert "auto: " in capsys.readouterr().err
+    folder = tmp_path / "runs" / "auto"
+    before = yaml.safe_load((folder / "config.yaml").read_text())
+    assert isinstance(before["model"]["hidden_size"], int)
+    train_run(AUTO, *overrides, "budget=70s", "autoresume=true")
+    assert "auto: " not in capsys.readouterr().err
+    after = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {**before, "autoresume": True, "budget": "70s"} == after
+
+
+def test_a_config_without_auto_is_left_alone() -> None:
+    config = load_config(REPOSITORY / "yamls" / "esm2_small.yaml")
+    assert not wants_choice(config)
+    assert provisional(config) is config
+    assert dataclasses.replace(config) == config
