@@ -1,4 +1,4 @@
-"""Validation loss against minutes: ours, the recipe of the blog series, and `transformers`, from FASTA to model.
+"""Validation loss against minutes: ours, young-su-ko's recipe, and `transformers`, from FASTA to model.
 
 Each contender trains from the command line for the same time, start-up and conversion included, and leaves its model at
 eight moments. All of these are scored afterwards by the pinned evaluation, so that no contender pays for it. The
@@ -44,7 +44,7 @@ def ours(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
     return composer("cramming_small", train, out, seconds, seed)
 
 
-def blog_series(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+def protein_language_model(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
     """The recipe of young-su-ko's ``protein-language-model``, at a CPU's size: docs/recipes.md."""
     recipe = ("recipe=cramming_2024", "data.crop_length=512", "data.batch_format=padded_to_crop_length")
     model = ("precision=amp_bf16", "model.initializer_range=0.02", "global_train_batch_size=32")
@@ -71,7 +71,7 @@ def transformers(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
 CONTENDERS: dict[str, tuple[Command, str]] = {
     "plm-composer, recipe=cramming (1.8 M)": (ours, "checkpoints/*.pt"),
     "transformers' Trainer (ESM2-8M)": (transformers, "*s"),
-    "blog series' recipe (ESM2-8M)": (blog_series, "checkpoints/*.pt"),
+    "young-su-ko's protein-language-model (ESM2-8M)": (protein_language_model, "checkpoints/*.pt"),
 }
 """Name to the command that trains, and to where its models are."""
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from composer.utils import dist, get_device
 
@@ -20,17 +17,14 @@ from plm_composer.budget.optimum import SIZES, best_adamw_rate, best_batch, best
 from plm_composer.checkpoints.stored_folder import StoredFolder
 from plm_composer.config.merge import read_resolved
 from plm_composer.config.schema import TrainConfig
-from plm_composer.data.collate import Collator, Protein
 from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
-from plm_composer.hardware.machine import prepare_cpu, synchronize
-from plm_composer.hardware.precision import autocast_dtype
-from plm_composer.model.composer_model import ESM2ComposerModel
+from plm_composer.hardware.machine import prepare_cpu
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.cost import parameter_count
-from plm_composer.model.esm2 import ESM2
 from plm_composer.run.amount import Amount, estimate_amount
 from plm_composer.run.parts import make_model_config
+from plm_composer.run.speed import Speed, measure
 from plm_composer.run_folder import RunFolder
 
 AUTO = "auto"
@@ -45,20 +39,6 @@ _RATES: dict[str, dict[str, float]] = {
 }
 """Rates for optimizers whose steps do not depend on the width (Jordan et al. 2024), measured with ``cramming``."""
 _ADAMW = ("adamw", "decoupled_adamw", "stable_adamw")
-_LETTERS = np.frombuffer(b"LAGVSERTIDPKQNFYMHWC", dtype=np.uint8)
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """How fast one device trains a model.
-
-    Attributes:
-        tokens: Tokens a second.
-        flops: FLOPs of matrix products a second.
-    """
-
-    tokens: float
-    flops: float
 
 
 def wants_choice(config: TrainConfig) -> bool:
@@ -94,7 +74,7 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
     speeds: dict[ESM2Config, Speed] = {}
     model = _model_of(config, (4, 192) if device.type == "cpu" else (10, 512))
     while model not in speeds:
-        speeds[model] = measure(config, model, amount, device)
+        speeds[model] = measure(provisional(config), model, amount, device)
         flops = speeds[model].flops * processes * seconds
         tokens = speeds[model].tokens * processes * seconds
         worth = worth_of(tokens, amount.tokens(config.data.crop_length)) / tokens
@@ -137,39 +117,6 @@ def with_choice_of(config: TrainConfig, before: Mapping[str, Any]) -> TrainConfi
         optimizer={**config.optimizer, **rates},
         global_train_batch_size=before["global_train_batch_size"] if size == AUTO else size,
     )
-
-
-def measure(config: TrainConfig, model: ESM2Config, amount: Amount, device: torch.device) -> Speed:
-    """Measures how fast a model trains here: the median of a few steps without an update, on random proteins.
-
-    Args:
-        config: The run's config, of which data and precision are used.
-        model: The model's config.
-        amount: The run's data, of which the mean length is used.
-        device: The device.
-    """
-    wrapped = ESM2ComposerModel(ESM2(model), autocast_dtype(config.precision, device.type)).to(device).train()
-    tokens = 2048 if device.type == "cpu" else 16384
-    length = min(round(amount.length), config.data.crop_length - 2)
-    draw = np.random.default_rng(0)
-    proteins = [
-        Protein(number, 0, _LETTERS[draw.integers(0, 20, length)].tobytes())
-        for number in range(max(1, tokens // (length + 2)))
-    ]
-    masking = Masking(config.data.mask_rate)
-    batch = Collator(crop_length=config.data.crop_length, objective=config.objective, masking=masking)(proteins)
-    on_device = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    bf16 = device.type == "cuda" and config.precision != "fp32"
-    times = []
-    for _ in range(4):
-        before = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = wrapped.loss(wrapped(on_device), on_device)
-        loss.backward()
-        synchronize(device)
-        times.append(time.perf_counter() - before)
-    step = statistics.median(times[1:])
-    return Speed(int(batch["lengths"].sum()) / step, wrapped.flops_per_batch(batch) / step)
 
 
 def _chooses_size(config: TrainConfig) -> bool:

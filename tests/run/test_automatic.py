@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.run import automatic
 from plm_composer.run.amount import UNKNOWN, Amount, estimate_amount
-from plm_composer.run.automatic import Speed, choose, measure, provisional, wants_choice
-from plm_composer.run.command import train_run
+from plm_composer.run.automatic import choose, provisional, wants_choice
 from plm_composer.run.load import load_config
+from plm_composer.run.speed import Speed, measure
+from plm_composer.run_folder import RunFolder
 from plm_composer.sample import TRAIN_FASTA
-from tests.commands import REPOSITORY
+from tests.commands import REPOSITORY, run_in
 
 AUTO = REPOSITORY / "yamls" / "auto.yaml"
 
@@ -104,21 +106,39 @@ def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path) -> None
         estimate_amount(DataConfig(fasta=str(tmp_path / "none.fasta")))
 
 
-def test_a_run_keeps_what_it_chose(
-    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_continues_keeps_what_it_chose(
+    steady: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    overrides = (f"data.local={small_set / 'shards'}", "data.num_workers=0", "run_name=auto", "save_interval=1ba",
-                 "global_train_batch_size=4", "report=false", "progress_bar=false")  # fmt: skip
-    train_run(AUTO, *overrides, "budget=40s")
-    assert "auto: " in capsys.readouterr().err
+    folder = f"run_folder={tmp_path}"
+    first = chosen("budget=2h", folder)
+    RunFolder(tmp_path).write_config(first)
+    capsys.readouterr()
+    again = chosen("budget=9000h", folder, "autoresume=true")
+    assert {**again.model, "batch": again.global_train_batch_size, **again.optimizer} == {
+        **first.model, "batch": first.global_train_batch_size, **first.optimizer
+    }  # fmt: skip
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_run_trains_what_it_chose_and_continues(small_set: Path, tmp_path: Path) -> None:
+    command = [
+        "composer", REPOSITORY / "train.py", AUTO, f"data.local={small_set / 'shards'}", "data.num_workers=0",
+        "run_name=auto", "save_interval=1ba", "global_train_batch_size=4", "report=false",
+    ]  # fmt: skip
+    first = run_in(tmp_path, *command, "budget=60s")
+    assert first.returncode == 0, first.stderr
+    assert "auto: " in first.stderr
     folder = tmp_path / "runs" / "auto"
     before = yaml.safe_load((folder / "config.yaml").read_text())
     assert isinstance(before["model"]["hidden_size"], int)
-    train_run(AUTO, *overrides, "budget=70s", "autoresume=true")
-    assert "auto: " not in capsys.readouterr().err
+    sources = json.loads((folder / "config_sources.json").read_text())
+    assert sources["model.hidden_size"] == sources["optimizer.lr"] == "auto"
+    again = run_in(tmp_path, *command, "budget=100s", "autoresume=true")
+    assert again.returncode == 0, again.stderr
+    assert "auto: " not in again.stderr
     after = yaml.safe_load((folder / "config.yaml").read_text())
-    assert {**before, "autoresume": True, "budget": "70s"} == after
+    assert {**before, "autoresume": True, "budget": "100s"} == after
 
 
 def test_a_config_without_auto_is_left_alone() -> None:
