@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 
-MEASURED = ((6e12, 1.4e6), (7e13, 1.8e6))
-"""FLOPs of a training, and the number of parameters that was best with them."""
+MEASURED = ((2.7e12, 2.2e5), (2e13, 4.5e5), (1.1e14, 1.83e6))
+"""FLOPs of a training, and the best number of parameters; beside the last one, only larger ones were tried."""
 _LAW_FROM = 1e18
 """FLOPs from which Cheng et al. trained."""
 _LAWS = {False: (6.19e-8, 0.776), True: (1.26e-3, 0.578)}
@@ -22,10 +22,10 @@ _LAWS = {False: (6.19e-8, 0.776), True: (1.26e-3, 0.578)}
 _REPETITIONS = 15.39
 """Epochs after which the worth of further ones has fallen to 1/e (Muennighoff et al. 2023)."""
 SIZES = (
-    (2, 128), (3, 128), (3, 192), (4, 192), (4, 256), (5, 320), (6, 384), (8, 448), (10, 512), (12, 640), (14, 768),
-    (18, 896), (24, 1024), (28, 1152), (33, 1280), (36, 1792), (36, 2560),
+    (1, 64), (1, 128), (1, 192), (2, 192), (3, 192), (4, 192), (4, 256), (5, 320), (6, 384), (8, 448), (10, 512),
+    (12, 640), (14, 768), (18, 896), (24, 1024), (28, 1152), (33, 1280), (36, 1792), (36, 2560),
 )  # fmt: skip
-"""Layers and widths to choose from, heads of 64: between those of the published sizes."""
+"""Layers and widths to choose from, heads of 64: below the published sizes, and between them."""
 
 
 def best_parameters(flops: float, *, causal: bool = False) -> float:

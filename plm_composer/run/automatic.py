@@ -72,7 +72,7 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
     seconds = max(_SHARE * (left - _OVERHEAD), 0.2 * left, 1.0)
     amount, processes = estimate_amount(config.data), dist.get_world_size()
     speeds: dict[ESM2Config, Speed] = {}
-    model = _model_of(config, (4, 192) if device.type == "cpu" else (10, 512))
+    model = _model_of(config, (2, 192) if device.type == "cpu" else (10, 512))
     while model not in speeds:
         speeds[model] = measure(provisional(config), model, amount, device)
         flops = speeds[model].flops * processes * seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class PlainLoop:
     def __init__(self, model: ESM2, folder: Path) -> None:
         save_huggingface(model, folder)
         self.model = EsmForMaskedLM.from_pretrained(folder).eval()
+        self._logits = functools.lru_cache(maxsize=1)(self._compute)  # of a window that is asked for again
 
     def log_probabilities(self, tokens: list[int], position: int, context: int = CONTEXT) -> np.ndarray:
         """Of all tokens at a position, in the window of ``get_optimal_window``."""
@@ -45,9 +47,11 @@ class PlainLoop:
             start, end = length - context, length
         else:
             start, end = max(0, position - half), min(length, position + half)
-        with torch.no_grad():
-            logits = self.model(torch.tensor([tokens[start:end]])).logits[0, position - start]
-        return logits.double().log_softmax(-1).numpy()
+        return self._logits(tuple(tokens[start:end]))[position - start].double().log_softmax(-1).numpy()
+
+    @torch.no_grad()
+    def _compute(self, window: tuple[int, ...]) -> torch.Tensor:
+        return self.model(torch.tensor([window])).logits[0]
 
     def masked(self, sequence: str, index: int, context: int = CONTEXT) -> np.ndarray:
         tokens = tokens_of(sequence)
