@@ -46,7 +46,8 @@ def test_the_size_and_the_batch_grow_with_the_budget(steady: None, capsys: pytes
     assert widths == sorted(widths)
     assert widths[0] < widths[-1]
     batches = [int(config.global_train_batch_size) for config in found]
-    assert batches == sorted(set(batches))
+    assert batches == sorted(batches)
+    assert batches[0] == 16
     assert all(not wants_choice(config) for config in found)
     assert found[0].model["qk_norm"] is True  # the recipe's
     lines = capsys.readouterr().err.splitlines()
