@@ -16,8 +16,8 @@ import numpy as np
 MEASURED = ((5e12, 2.2e5), (4e13, 4.5e5), (2e14, 1.83e6))
 """FLOPs of a training by the speed of its first steps, which it does not quite keep, and the best number of parameters.
 These are budgets of 1, 5 and 20 minutes on two CPU cores; beside the last optimum, only larger models were tried."""
-_LEAST_BATCH = 4500
-"""Tokens below which a batch was worse: 16 proteins were better than 8 at one, two and five minutes."""
+LEAST_PROTEINS = 16
+"""Proteins of the smallest batch: 8 were worse at one, two and five minutes."""
 _LAW_FROM = 1e18
 """FLOPs from which Cheng et al. trained."""
 _LAWS = {False: (6.19e-8, 0.776), True: (1.26e-3, 0.578)}
@@ -62,8 +62,8 @@ def worth_of(tokens: float, unique: float) -> float:
 
 
 def best_batch(tokens: float) -> float:
-    """The best number of tokens in a batch, for a training of so many tokens (Li et al. 2025, above a minimum)."""
-    return float(max(_LEAST_BATCH, 0.58 * tokens**0.571))
+    """The best number of tokens in a batch, for a training of so many tokens (Li et al. 2025)."""
+    return float(0.58 * tokens**0.571)
 
 
 def best_adamw_rate(parameters: float, tokens: float) -> float:

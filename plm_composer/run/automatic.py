@@ -13,7 +13,7 @@ import torch
 from composer.utils import dist, get_device
 
 from plm_composer.budget.duration import describe_duration, parse_duration
-from plm_composer.budget.optimum import SIZES, best_adamw_rate, best_batch, best_parameters, worth_of
+from plm_composer.budget.optimum import LEAST_PROTEINS, SIZES, best_adamw_rate, best_batch, best_parameters, worth_of
 from plm_composer.checkpoints.stored_folder import StoredFolder
 from plm_composer.config.merge import read_resolved
 from plm_composer.config.schema import TrainConfig
@@ -161,9 +161,9 @@ def _nearest(config: TrainConfig, parameters: float) -> ESM2Config:
 
 
 def _round_batch(proteins: float, processes: int) -> int:
-    """Rounds to a multiple of the processes, and of eight if it is more."""
-    unit = processes if proteins < 8 else math.lcm(8, processes)
-    return max(1, round(proteins / unit)) * unit
+    """Rounds to a multiple of the processes and of eight."""
+    unit = math.lcm(8, processes)
+    return math.ceil(max(proteins, LEAST_PROTEINS) / unit - 0.5) * unit
 
 
 def _rates(config: TrainConfig, model: ESM2Config, tokens: float) -> Mapping[str, float]:
