@@ -24,7 +24,7 @@ from plm_composer.model.config import ESM2Config
 from plm_composer.model.cost import parameter_count
 from plm_composer.run.amount import Amount, estimate_amount
 from plm_composer.run.parts import make_model_config
-from plm_composer.run.speed import Speed, measure
+from plm_composer.run.step_timing import Speed, measure
 from plm_composer.run_folder import RunFolder
 
 AUTO = "auto"
@@ -202,9 +202,10 @@ def _describe(
     epochs = tokens / amount.tokens(config.data.crop_length)
     data = f", {epochs:.2g} epochs" if math.isfinite(amount.proteins) else ""
     rates = ", ".join(f"{key} {config.optimizer[key]:g}" for key in ("lr", "adamw_lr") if key in config.optimizer)
+    layers = f"{model.num_hidden_layers} layer{'s' if model.num_hidden_layers > 1 else ''}"
     return (
-        f"auto: {model.num_hidden_layers} layers, {model.hidden_size} wide ({parameter_count(model) / 1e6:.1f} M "
-        f"parameters), {config.global_train_batch_size} proteins a batch, {rates}; for about "
-        f"{describe_duration(seconds)} of training at {flops / seconds / 1e9:,.0f} GFLOP/s: {flops:.1e} FLOPs, "
-        f"{tokens / 1e6:,.1f} M tokens{data} (docs/choosing.md)"
+        f"auto: {layers}, {model.hidden_size} wide ({parameter_count(model) / 1e6:.1f} M parameters), "
+        f"{config.global_train_batch_size} proteins a batch, {rates}; for about {describe_duration(seconds)} of "
+        f"training at {flops / seconds / 1e9:,.0f} GFLOP/s: {flops:.1e} FLOPs, {tokens / 1e6:,.1f} M tokens{data} "
+        "(docs/choosing.md)"
     )

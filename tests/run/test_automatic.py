@@ -18,7 +18,7 @@ from plm_composer.run import automatic
 from plm_composer.run.amount import UNKNOWN, Amount, estimate_amount
 from plm_composer.run.automatic import choose, provisional, wants_choice
 from plm_composer.run.load import load_config
-from plm_composer.run.speed import Speed, measure
+from plm_composer.run.step_timing import Speed, measure
 from plm_composer.run_folder import RunFolder
 from plm_composer.sample import TRAIN_FASTA
 from tests.commands import REPOSITORY, run_in
