@@ -34,7 +34,9 @@ def losses(folder: Path) -> list[float]:
     return [line["loss/train/total"] for line in lines if "loss/train/total" in line]
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "name", [name if "DDP" in name else pytest.param(name, marks=pytest.mark.slow) for name in CHANGES]
+)
 def test_two_processes_have_the_losses_of_one(small_set: Path, tmp_path: Path, name: str) -> None:
     data = f"data.local={small_set / 'shards'}"
     fixed = (REPOSITORY / "yamls" / "esm2_small.yaml", *TINY, data, "data.val_split=null", "export=false",
