@@ -190,7 +190,7 @@ def main() -> None:
         "bits": score.loss / math.log(2),
         **score._asdict(),
         **times,
-        "comparable": times["training_seconds"] <= TOLERANCE * SECONDS,
+        "comparable": "yes" if times["training_seconds"] <= TOLERANCE * SECONDS else "no",
         "train_digest": digest(sets["train"]),
         "valid_digest": digest(sets["valid"]),
         "seed": arguments.seed,
