@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,10 +41,11 @@ def find_recipe(name: str, folders: Sequence[Path]) -> Path:
     name = name.strip()
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    for folder in folders:
-        if (path := folder / f"{name}.yaml").is_file():
-            return path
-    raise UserError(f"recipe={name}: {suggestion(name, describe_recipes(folders))}")
+    with contextlib.suppress(OSError):  # no file can have such a name
+        for folder in folders:
+            if (path := folder / f"{name}.yaml").is_file():
+                return path
+    raise UserError(f"recipe={name[:60]}: {suggestion(name[:60], describe_recipes(folders))}")
 
 
 def describe_recipes(folders: Sequence[Path]) -> dict[str, str]:

@@ -430,9 +430,10 @@ def test_a_recipe_is_found_for_a_yaml_anywhere(tmp_path: Path, monkeypatch: pyte
     [
         ("recipe: ${run_name}\n", "recipe: names or paths are needed, and no reference"),
         ("model: ${nothing}\n", "Interpolation key 'nothing' not found"),
+        (f"recipe: {'a' * 300}\n", "recipe=aaa"),
     ],
 )
-def test_a_reference_that_cannot_be_followed_is_one_line(run_yaml: Path, text: str, message: str) -> None:
+def test_a_name_or_reference_that_leads_nowhere_is_one_line(run_yaml: Path, text: str, message: str) -> None:
     run_yaml.write_text(text)
     with pytest.raises(UserError, match=message) as error:
         load_config(run_yaml)
