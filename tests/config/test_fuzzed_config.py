@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import string
 from pathlib import Path
@@ -45,7 +46,8 @@ def _change_values(text: str, generator: random.Random) -> str:
             node = node[key]
         action = generator.random()
         if action < 0.7:
-            node[last] = generator.choice(VALUES)
+            # A copy: the next change may go into it, and into itself.
+            node[last] = copy.deepcopy(generator.choice(VALUES))
         elif action < 0.85:
             del node[last]
         else:
