@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -59,6 +60,13 @@ def run_command(main: Callable[[], int | None]) -> NoReturn:
         # The reader of our stdout left (`plm ... | head`); keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _leave_it_to_rank_zero()
+        name = str(error.filename or "")
+        print(f"error: no file can have a name as long as {name[:60]}...; check the paths given", file=sys.stderr)
+        code = UserError.code
     sys.exit(code)
 
 

@@ -41,8 +41,8 @@ def find_recipe(name: str, folders: Sequence[Path]) -> Path:
     name = name.strip()
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return Path(name)
-    with contextlib.suppress(OSError):  # no file can have such a name
-        for folder in folders:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # no file can have such a name, or the folder is closed to us
             if (path := folder / f"{name}.yaml").is_file():
                 return path
     raise UserError(f"recipe={name[:60]}: {suggestion(name[:60], describe_recipes(folders))}")
