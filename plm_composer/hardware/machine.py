@@ -10,6 +10,7 @@ import statistics
 import time
 from pathlib import Path
 
+import psutil
 import torch
 
 from plm_composer.errors import UserError
@@ -84,6 +85,11 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a device's memory that nothing uses."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def synchronize(device: torch.device) -> None:

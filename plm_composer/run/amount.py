@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from isal import igzip
 
 from plm_composer.config.schema import DataConfig
@@ -25,18 +28,17 @@ class Amount:
     Attributes:
         proteins: Number of proteins; infinite if nobody knows.
         length: Mean number of residues.
+        crop: Mean number of tokens of a crop.
     """
 
     proteins: float
     length: float
+    crop: float
 
-    def tokens(self, crop_length: int) -> float:
-        """Number of tokens of an epoch, in crops of at most ``crop_length`` tokens of a protein of mean length."""
-        return self.proteins * min(self.length + 2, crop_length)
-
-
-UNKNOWN = Amount(float("inf"), 300.0)
-"""What streams from elsewhere is taken to hold: enough. UniRef50's proteins have 300 residues on average."""
+    @property
+    def tokens(self) -> float:
+        """Number of tokens of an epoch."""
+        return self.proteins * self.crop
 
 
 def estimate_amount(data: DataConfig) -> Amount:
@@ -50,13 +52,29 @@ def estimate_amount(data: DataConfig) -> Amount:
     """
     if data.local is not None and Path(data.local, MANIFEST_NAME).is_file():
         split = read_manifest(Path(data.local)).splits.get(data.train_split)
-        return UNKNOWN if split is None else Amount(split.samples, split.mean_length)
-    if data.fasta is None:
-        return UNKNOWN
-    return _sample(TRAIN_FASTA if data.fasta == BUNDLED_SAMPLE else Path(data.fasta))
+        if split is not None:
+            # The longest bins have no end, and exceed any crop.
+            bins = [((each["from"] or 0) + (each["to"] or each["from"] or 0)) / 2 for each in split.length_histogram]
+            counts = [each["proteins"] or 0 for each in split.length_histogram]
+            return Amount(split.samples, split.mean_length, _mean_crop(bins, counts, data.crop_length))
+    if data.fasta is not None:
+        path = TRAIN_FASTA if data.fasta == BUNDLED_SAMPLE else Path(data.fasta)
+        if (found := _sample(path, data.crop_length)) is not None:
+            return found
+    return unknown_amount(data.crop_length)
 
 
-def _sample(path: Path) -> Amount:
+def unknown_amount(crop_length: int) -> Amount:
+    """What streams from elsewhere is taken to hold: enough. UniRef50's proteins have 300 residues on average."""
+    return Amount(math.inf, 300.0, min(302.0, crop_length))
+
+
+def _mean_crop(lengths: Sequence[float], counts: Sequence[int], crop_length: int) -> float:
+    return float(np.average(np.minimum(np.add(lengths, 2), crop_length), weights=counts))
+
+
+def _sample(path: Path, crop_length: int) -> Amount | None:
+    """Counts the first proteins of a FASTA; None if there are none, of which the conversion says what is wrong."""
     with open_input(str(path)) as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -65,9 +83,9 @@ def _sample(path: Path) -> Amount:
         except (OSError, EOFError) as error:
             raise UserError(f"{path}: cannot be read: {error}") from error
         share = raw.tell() / max(1, path.stat().st_size)
-    lines = text.split(b"\n")
-    headers = sum(line.startswith(b">") for line in lines)
-    if not headers:
-        return UNKNOWN  # the conversion says what is wrong with it
-    residues = sum(len(line) for line in lines if not line.startswith(b">"))
-    return Amount(headers / max(share, 1e-9), residues / headers)
+    records = (b"\n" + text).split(b"\n>")[1:]
+    if not records:
+        return None
+    lengths = [sum(map(len, record.split(b"\n")[1:])) for record in records]
+    crop = _mean_crop(lengths, [1] * len(lengths), crop_length)
+    return Amount(len(lengths) / max(share, 1e-9), sum(lengths) / len(lengths), crop)

@@ -19,9 +19,10 @@ from plm_composer.config.merge import read_resolved
 from plm_composer.config.schema import TrainConfig
 from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
-from plm_composer.hardware.machine import prepare_cpu
+from plm_composer.hardware.machine import free_memory, prepare_cpu
+from plm_composer.hardware.precision import working_dtype
 from plm_composer.model.config import ESM2Config
-from plm_composer.model.cost import parameter_count
+from plm_composer.model.cost import Workload, parameter_count, predict
 from plm_composer.run.amount import Amount, estimate_amount
 from plm_composer.run.parts import make_model_config
 from plm_composer.run.step_timing import Speed, measure
@@ -77,13 +78,12 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
         speeds[model] = measure(provisional(config), model, amount, device)
         flops = speeds[model].flops * processes * seconds
         tokens = speeds[model].tokens * processes * seconds
-        worth = worth_of(tokens, amount.tokens(config.data.crop_length)) / tokens
+        worth = worth_of(tokens, amount.tokens) / tokens
         if _chooses_size(config):
-            model = _nearest(config, best_parameters(flops * worth, causal=model.causal))
+            model = _nearest(config, best_parameters(flops * worth, causal=model.causal), device)
     chosen = dataclasses.replace(config, model=_section(config, model))
     if config.global_train_batch_size == AUTO:
-        each = min(amount.length + 2, config.data.crop_length)
-        chosen.global_train_batch_size = _round_batch(best_batch(tokens) / each, processes)
+        chosen.global_train_batch_size = _round_batch(best_batch(tokens) / amount.crop, processes)
     chosen.optimizer = {**config.optimizer, **_rates(config, model, tokens)}
     print(_describe(chosen, model, seconds, flops, tokens, amount), file=sys.stderr)
     return chosen
@@ -155,9 +155,32 @@ def _model_of(config: TrainConfig, size: tuple[int, int]) -> ESM2Config:
     return make_model_config(dataclasses.replace(config, model=section), masking)
 
 
-def _nearest(config: TrainConfig, parameters: float) -> ESM2Config:
-    models = [_model_of(config, size) for size in SIZES]
+def _nearest(config: TrainConfig, parameters: float, device: torch.device) -> ESM2Config:
+    """The size that is nearest to a number of parameters, of those that fit into the device's memory."""
+    free, lengths = free_memory(device), _longest_microbatch(config)
+    smallest, *larger = (_model_of(config, size) for size in SIZES)
+    models = [smallest, *(model for model in larger if _memory(config, model, lengths, device) < free)]
     return min(models, key=lambda model: abs(math.log(parameter_count(model) / parameters)))
+
+
+def _longest_microbatch(config: TrainConfig) -> list[int]:
+    length, tokens = config.data.crop_length, config.device_train_microbatch_tokens
+    return [length] * max(1, LEAST_PROTEINS if tokens is None else tokens // length)
+
+
+def _memory(config: TrainConfig, model: ESM2Config, lengths: list[int], device: torch.device) -> int:
+    """Bytes that a training takes at its peak, unsharded, with two values of the optimizer for each parameter."""
+    on_cpu = device.type == "cpu"
+    workload = Workload(
+        lengths,
+        mask_rate=1.0 if model.predicts_next else config.data.mask_rate,
+        bf16=working_dtype(config.precision, "cpu" if on_cpu else "gpu") != torch.float32,
+        padded=config.data.batch_format != "unpadded",
+        on_cpu=on_cpu,
+        checkpointing=config.activation_checkpointing,
+        accumulates=True,
+    )
+    return predict(model, workload).total
 
 
 def _round_batch(proteins: float, processes: int) -> int:
@@ -199,7 +222,7 @@ def _earlier_choice(config: TrainConfig) -> TrainConfig | None:
 def _describe(
     config: TrainConfig, model: ESM2Config, seconds: float, flops: float, tokens: float, amount: Amount
 ) -> str:
-    epochs = tokens / amount.tokens(config.data.crop_length)
+    epochs = tokens / amount.tokens
     data = f", {epochs:.2g} epochs" if math.isfinite(amount.proteins) else ""
     rates = ", ".join(f"{key} {config.optimizer[key]:g}" for key in ("lr", "adamw_lr") if key in config.optimizer)
     layers = f"{model.num_hidden_layers} layer{'s' if model.num_hidden_layers > 1 else ''}"

@@ -51,7 +51,7 @@ def predict_memory(parts: Parts) -> Estimate:
         shapes = parts.model_class(parts.model)
     workload = Workload(
         lengths=lengths,
-        mask_rate=1.0 if parts.model.causal else parts.collator.masking.mask_rate,
+        mask_rate=1.0 if parts.model.predicts_next else parts.collator.masking.mask_rate,
         bf16=parts.precision in AUTOCAST_DTYPES,
         padded=config.data.batch_format != "unpadded",
         on_cpu=parts.device == "cpu",

@@ -13,7 +13,7 @@ from plm_composer.data.batches import Batch
 from plm_composer.data.collate import Collator, Protein
 from plm_composer.data.masking import Masking
 from plm_composer.hardware.machine import synchronize
-from plm_composer.hardware.precision import autocast_dtype
+from plm_composer.hardware.precision import autocast_dtype, working_dtype
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -49,12 +49,13 @@ def measure(config: TrainConfig, model: ESM2Config, amount: Amount, device: torc
     optimizer = parse_optimizer(config.optimizer).make(wrapped)
     batch = _random_batch(config, amount, 4096 if device.type == "cpu" else 16384)
     on_device = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    bf16 = device.type == "cuda" and config.precision != "fp32"
+    # On a GPU Composer casts; on a CPU the model does.
+    dtype = working_dtype(config.precision, "gpu") if device.type == "cuda" else torch.float32
     times = []
     for _ in range(3):
         before = time.perf_counter()
         optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = wrapped.loss(wrapped(on_device), on_device)
         loss.backward()
         optimizer.step()

@@ -16,6 +16,8 @@ from plm_composer.budget.optimum import (
     best_parameters,
     worth_of,
 )
+from plm_composer.model.config import ESM2Config
+from plm_composer.model.cost import parameter_count
 
 
 def test_the_rule_goes_through_what_was_measured() -> None:
@@ -43,11 +45,12 @@ def test_repeated_tokens_are_worth_less() -> None:
 
 
 def test_batches_grow_slower_than_the_training() -> None:
-    """Values of Li et al. 2025: a batch of about a million tokens, and a rate of 2e-4, for 7B and 100 B tokens."""
+    """For 7 B parameters and 100 B tokens, a batch of a million tokens and a rate of 4e-4, as is usual."""
     assert best_batch(1e11) == pytest.approx(1.1e6, rel=0.05)
     assert best_adamw_rate(7e9, 1e11) == pytest.approx(4e-4, rel=0.1)
 
 
 def test_sizes_grow() -> None:
-    assert all(a < b and w <= v for (a, w), (b, v) in itertools.pairwise(SIZES) if w == v)
+    counts = [parameter_count(ESM2Config(layers, width, width // 64, 4 * width)) for layers, width in SIZES]
+    assert all(1.2 < later / earlier < 4.5 for earlier, later in itertools.pairwise(counts))
     assert all(width % 64 == 0 for _, width in SIZES)

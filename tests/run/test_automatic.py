@@ -15,12 +15,15 @@ from plm_composer.config.schema import DataConfig, TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.run import automatic
-from plm_composer.run.amount import UNKNOWN, Amount, estimate_amount
+from plm_composer.run.amount import Amount, estimate_amount, unknown_amount
 from plm_composer.run.automatic import choose, provisional, wants_choice
 from plm_composer.run.load import load_config
+from plm_composer.run.memory import predict_memory
+from plm_composer.run.parts import make_parts
 from plm_composer.run.step_timing import Speed, measure
 from plm_composer.run_folder import RunFolder
 from plm_composer.sample import TRAIN_FASTA
+from plm_composer.shards.convert import convert_fasta
 from tests.commands import REPOSITORY, run_in
 
 AUTO = REPOSITORY / "yamls" / "auto.yaml"
@@ -61,6 +64,22 @@ def test_few_data_do_not_need_a_large_model(steady: None) -> None:
     assert few.model["num_hidden_layers"] < many.model["num_hidden_layers"]
 
 
+def test_a_model_fits_into_the_memory(steady: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = chosen("budget=9000h", "data={remote: s3://b/c}")
+    monkeypatch.setattr(automatic, "free_memory", lambda _device: 300_000_000)
+    tight = chosen("budget=9000h", "data={remote: s3://b/c}")
+    assert tight.model["hidden_size"] < roomy.model["hidden_size"]
+    assert predict_memory(make_parts(dataclasses.replace(tight, data=DataConfig(fasta="sample")))).memory.total < 4e8
+
+
+def test_a_manifest_says_what_shards_hold(tmp_path: Path) -> None:
+    convert_fasta([TRAIN_FASTA], tmp_path / "shards", progress=False)
+    found = estimate_amount(DataConfig(local=str(tmp_path / "shards")))
+    expected = estimate_amount(DataConfig(fasta="sample"))
+    assert found.proteins == pytest.approx(expected.proteins, rel=0.01)
+    assert (found.length, found.crop) == pytest.approx((expected.length, expected.crop), rel=0.03)
+
+
 def test_what_is_given_holds(steady: None) -> None:
     config = chosen("model.hidden_size=128", "global_train_batch_size=24", "optimizer.lr=0.04")
     assert (config.model["hidden_size"], config.model["num_attention_heads"]) == (128, 2)
@@ -86,7 +105,7 @@ def test_what_cannot_be_chosen_is_one_line(steady: None, overrides: list[str], m
 def test_a_speed_is_that_of_the_model() -> None:
     config = provisional(load_config(AUTO))
     small, large = (
-        measure(config, ESM2Config(2, width, 2, 4 * width), Amount(100, 100), torch.device("cpu"))
+        measure(config, ESM2Config(2, width, 2, 4 * width), Amount(100, 100, 102), torch.device("cpu"))
         for width in (32, 256)
     )
     assert small.tokens > large.tokens > 0
@@ -98,11 +117,13 @@ def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path) -> None
     lines = text.split(b"\n")
     headers = sum(line.startswith(b">") for line in lines)
     residues = sum(len(line) for line in lines if not line.startswith(b">"))
-    assert estimate_amount(DataConfig(fasta="sample")) == Amount(headers, residues / headers)
+    found = estimate_amount(DataConfig(fasta="sample"))
+    assert (found.proteins, found.length) == (headers, residues / headers)
+    assert found.crop < found.length + 2
     (tmp_path / "twice.fasta.gz").write_bytes(gzip.compress(text * 12))
     estimated = estimate_amount(DataConfig(fasta=str(tmp_path / "twice.fasta.gz")))
     assert estimated.proteins == pytest.approx(12 * headers, rel=0.2)
-    assert estimate_amount(DataConfig(remote="s3://bucket/shards")) == UNKNOWN
+    assert estimate_amount(DataConfig(remote="s3://bucket/shards")) == unknown_amount(512)
     with pytest.raises(UserError, match=r"none\.fasta: no such file"):
         estimate_amount(DataConfig(fasta=str(tmp_path / "none.fasta")))
 
@@ -146,4 +167,3 @@ def test_a_config_without_auto_is_left_alone() -> None:
     config = load_config(REPOSITORY / "yamls" / "esm2_small.yaml")
     assert not wants_choice(config)
     assert provisional(config) is config
-    assert dataclasses.replace(config) == config
