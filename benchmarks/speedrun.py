@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet
 import torch
 from tables import print_table, write_json
 
@@ -42,8 +41,10 @@ from plm_composer.hardware.machine import describe_machine
 from plm_composer.model.esm2 import ESM2
 from plm_composer.shards.inputs.cleaning import Rules
 from plm_composer.shards.inputs.fasta import read_fasta
+from plm_composer.shards.inputs.rows import RowSource
+from plm_composer.shards.inputs.tables import TableFiles
 from plm_composer.shards.output.settings import Settings
-from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, MASK_ID, PAD_ID, encode
+from plm_composer.tokenizer import CLS_BYTE, EOS_BYTE, MASK_ID, PAD_ID, UNK_ID, encode
 
 ROOT = Path(__file__).parent.parent
 TRAIN, VALID, WINDOW, MASK_RATE, SEED = 100_000, 2_048, 256, 0.15, 42
@@ -79,8 +80,8 @@ class Score(NamedTuple):
 def read_sequences(path: Path, most: int) -> Iterator[bytes]:
     """Reads the first sequences of a FASTA, or of the column ``sequence`` of a Parquet file, in upper case."""
     if path.suffix == ".parquet":
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches(columns=["sequence"])
-        records = (str(text).upper().encode() for batch in batches for text in batch.column(0).to_pylist())
+        blocks = RowSource(TableFiles([path]), str(path), column="sequence").blocks()
+        records = (text.upper() for block in blocks for text in block.texts)
     else:
         records = (residues for _, residues in read_fasta(path))
     return itertools.islice(records, most)
@@ -95,6 +96,9 @@ def cut(sequence: bytes) -> list[bytes]:
 def tokenize(window: bytes) -> npt.NDArray[np.int64]:
     """Token ids of a window, padded to 256."""
     ids = encode(CLS_BYTE + window + EOS_BYTE).astype(np.int64)
+    if UNK_ID in ids:
+        letter = chr(window[int((ids == UNK_ID).argmax()) - 1])
+        raise UserError(f"a sequence holds {letter}, which the protocol has no token for; leave such sequences out")
     return np.pad(ids, (0, WINDOW - len(ids)), constant_values=PAD_ID)
 
 
@@ -154,8 +158,10 @@ def train(windows: Sequence[bytes], yaml: str, overrides: Sequence[str], folder:
         f"budget={SECONDS}s", f"seed={seed}", f"run_folder={folder / 'run'}", "report=false", "progress_bar=false",
     )  # fmt: skip
     began = time.time()
-    subprocess.run([sys.executable, str(ROOT / "train.py"), yaml, *overrides, *fixed], check=True)
+    ended = subprocess.run([sys.executable, str(ROOT / "train.py"), yaml, *overrides, *fixed], check=False)
     took = time.time() - began
+    if ended.returncode:
+        raise UserError("the training failed; its message stands above")
     spent = json.loads((folder / "run" / "ledger.json").read_text())["entries"]
     return {"command_seconds": took, "training_seconds": spent["training"] + spent["calibration"]}
 
