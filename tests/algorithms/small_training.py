@@ -93,6 +93,27 @@ def small_training(shards: Path, *overrides: str) -> Iterator[Training]:
         trainer.close()
 
 
+def resume_halfway(shards: Path, folder: Path, *overrides: str) -> tuple[BatchWatcher, BatchWatcher]:
+    """Trains six batches, and the last three again from a checkpoint.
+
+    Returns:
+        What the unbroken training saw, and the resumed one; their weights, batches and losses are the same.
+    """
+    with small_training(shards, *overrides, "save_interval=3ba", f"save_folder={folder}", "data.num_workers=2",
+                        "save_num_checkpoints_to_keep=-1") as training:  # fmt: skip
+        training.fit()
+        unbroken, weights = training.watcher, training.weights
+    with small_training(shards, *overrides, f"load_path={folder / 'ep0-ba3-rank0.pt'}") as training:
+        training.fit()
+        resumed = training.watcher
+        assert same_weights(training.weights, weights)
+    assert len(unbroken.batches) == 6
+    assert same_batches(resumed.batches, unbroken.batches[3:])
+    assert resumed.losses == unbroken.losses[3:]
+    assert resumed.counts == unbroken.counts[3:]
+    return unbroken, resumed
+
+
 def same_batches(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     """Whether two lists of batches are equal, key by key."""
     return len(one) == len(other) and all(

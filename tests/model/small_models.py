@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "z-loss": {"z_loss": 0.01},
     "causal": {"causal": True, "token_dropout": False},
     "causal, alibi, convolution": {"causal": True, "position_embedding_type": "alibi", "short_convolution": 5},
+    "mixed": {"mixed": True},
     "value residual": {"value_residual": True},
     "embedding residual": {"embedding_residual": True},
     "both residuals, causal, qk_norm": {

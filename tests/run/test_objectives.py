@@ -9,7 +9,7 @@ import pytest
 from plm_composer.errors import UserError
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
-from tests.algorithms.small_training import same_batches, same_weights, small_training
+from tests.algorithms.small_training import resume_halfway
 from tests.commands import REPOSITORY, TINY, run_here
 
 CHANGES = {
@@ -47,18 +47,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_resume_is_the_unbroken_run(small_set: Path, tmp_path: Path, name: str) -> None:
-    shards, overrides = small_set / "shards", ("save_interval=3ba", *CHANGES[name])
-    with small_training(shards, *overrides, f"save_folder={tmp_path}", "data.num_workers=2",
-                        "save_num_checkpoints_to_keep=-1") as training:  # fmt: skip
-        training.fit()
-        unbroken, weights = training.watcher, training.weights
-    with small_training(shards, *overrides, f"load_path={tmp_path / 'ep0-ba3-rank0.pt'}") as training:
-        training.fit()
-        resumed = training.watcher
-        assert same_weights(training.weights, weights)
-    assert len(unbroken.batches) == 6
-    assert same_batches(resumed.batches, unbroken.batches[3:])
-    assert resumed.losses == unbroken.losses[3:]
+    resume_halfway(small_set / "shards", tmp_path, *CHANGES[name])
 
 
 ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MKAAYIA,3\n"
