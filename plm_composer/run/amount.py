@@ -11,10 +11,9 @@ import numpy as np
 from isal import igzip
 
 from plm_composer.config.schema import DataConfig
-from plm_composer.errors import UserError
 from plm_composer.run.conversion import BUNDLED_SAMPLE
 from plm_composer.sample import TRAIN_FASTA
-from plm_composer.shards.inputs.streams import open_input
+from plm_composer.shards.inputs.streams import GZIP_ERROR, STDIN, open_input
 from plm_composer.shards.output.manifest import MANIFEST_NAME, read_manifest
 
 _SAMPLED = 8 << 20
@@ -59,8 +58,9 @@ def estimate_amount(data: DataConfig) -> Amount:
             return Amount(split.samples, split.mean_length, _mean_crop(bins, counts, data.crop_length))
     if data.fasta is not None:
         path = TRAIN_FASTA if data.fasta == BUNDLED_SAMPLE else Path(data.fasta)
-        if (found := _sample(path, data.crop_length)) is not None:
-            return found
+        # What is read from a pipe is gone for the conversion.
+        if (path.is_file() or not path.exists()) and data.fasta != STDIN:
+            return _sample(path, data.crop_length) or unknown_amount(data.crop_length)
     return unknown_amount(data.crop_length)
 
 
@@ -74,14 +74,14 @@ def _mean_crop(lengths: Sequence[float], counts: Sequence[int], crop_length: int
 
 
 def _sample(path: Path, crop_length: int) -> Amount | None:
-    """Counts the first proteins of a FASTA; None if there are none, of which the conversion says what is wrong."""
+    """Counts the first proteins of a FASTA; None if there are none: the conversion says what is wrong."""
     with open_input(str(path)) as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         try:
             text = (igzip.IGzipFile(fileobj=raw) if compressed else raw).read(_SAMPLED)
-        except (OSError, EOFError) as error:
-            raise UserError(f"{path}: cannot be read: {error}") from error
+        except (OSError, EOFError, GZIP_ERROR):
+            return None
         share = raw.tell() / max(1, path.stat().st_size)
     records = (b"\n" + text).split(b"\n>")[1:]
     if not records:

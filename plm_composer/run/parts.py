@@ -194,7 +194,7 @@ def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
             raise UserError(f"model.{field}: there is no such key; {suggestion(field, known)}")
     for field in _seen_ways(config.objective):
         if field in fields:
-            raise UserError(f"model.{field} follows from the objective; leave it out, and set objective=")
+            raise UserError(f"model.{field} follows from the objective; leave it out")
     # A causal model sees no masks; diffusion may hide nearly all of a protein, and the rest would be scaled up.
     dropout: dict[str, Any] = {"token_dropout": False}
     if config.objective not in ("causal", "diffusion"):

@@ -124,6 +124,10 @@ def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path) -> None
     estimated = estimate_amount(DataConfig(fasta=str(tmp_path / "twice.fasta.gz")))
     assert estimated.proteins == pytest.approx(12 * headers, rel=0.2)
     assert estimate_amount(DataConfig(remote="s3://bucket/shards")) == unknown_amount(512)
+    for name, content in {"broken.gz": b"\x1f\x8b\x08\x00" + bytes(40), "empty": b"", "other": b"no FASTA"}.items():
+        (tmp_path / name).write_bytes(content)
+        assert estimate_amount(DataConfig(fasta=str(tmp_path / name))) == unknown_amount(512)
+    assert estimate_amount(DataConfig(fasta="-")) == unknown_amount(512)
     with pytest.raises(UserError, match=r"none\.fasta: no such file"):
         estimate_amount(DataConfig(fasta=str(tmp_path / "none.fasta")))
 

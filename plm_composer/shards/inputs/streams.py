@@ -15,7 +15,8 @@ from isal import isal_zlib
 from plm_composer.errors import UserError
 
 STDIN = "-"
-_GZIP_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
+GZIP_ERROR = cast("type[Exception]", isal_zlib.error)  # its stub declares an instance
+"""What decompressing raises on damaged bytes."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31
 """zlib's ``wbits`` for a stream with a gzip header and a checksum."""
@@ -105,7 +106,7 @@ def _gunzip(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
     while data is not None:
         try:
             text = member.decompress(data)
-        except _GZIP_ERROR as error:
+        except GZIP_ERROR as error:
             raise CorruptStream(f"is a corrupt gzip file ({error}); fetch it again") from None
         if text:
             yield text
