@@ -93,25 +93,37 @@ def small_training(shards: Path, *overrides: str) -> Iterator[Training]:
         trainer.close()
 
 
-def resume_halfway(shards: Path, folder: Path, *overrides: str) -> tuple[BatchWatcher, BatchWatcher]:
-    """Trains six batches, and the last three again from a checkpoint.
+def resume_from_each_checkpoint(
+    shards: Path, folder: Path, *overrides: str, batches: int = 6, interval: int = 3
+) -> BatchWatcher:
+    """Trains some batches, and from each checkpoint the rest of them again: to the same batches, losses and weights.
+
+    Args:
+        shards: The training set.
+        folder: For the checkpoints.
+        overrides: Of the run.
+        batches: Number of batches.
+        interval: Batches from one checkpoint to the next.
 
     Returns:
-        What the unbroken training saw, and the resumed one; their weights, batches and losses are the same.
+        What the unbroken training saw.
     """
-    with small_training(shards, *overrides, "save_interval=3ba", f"save_folder={folder}", "data.num_workers=2",
-                        "save_num_checkpoints_to_keep=-1") as training:  # fmt: skip
+    overrides = (*overrides, f"max_duration={batches}ba")
+    with small_training(shards, *overrides, f"save_interval={interval}ba", f"save_folder={folder}",
+                        "data.num_workers=2", "save_num_checkpoints_to_keep=-1") as training:  # fmt: skip
         training.fit()
         unbroken, weights = training.watcher, training.weights
-    with small_training(shards, *overrides, f"load_path={folder / 'ep0-ba3-rank0.pt'}") as training:
-        training.fit()
-        resumed = training.watcher
-        assert same_weights(training.weights, weights)
-    assert len(unbroken.batches) == 6
-    assert same_batches(resumed.batches, unbroken.batches[3:])
-    assert resumed.losses == unbroken.losses[3:]
-    assert resumed.counts == unbroken.counts[3:]
-    return unbroken, resumed
+    assert len(unbroken.batches) == batches
+    for start in range(interval, batches, interval):
+        (checkpoint,) = folder.glob(f"ep*-ba{start}-rank0.pt")
+        with small_training(shards, *overrides, f"load_path={checkpoint}") as training:
+            training.fit()
+            resumed = training.watcher
+            assert same_weights(training.weights, weights)
+        assert same_batches(resumed.batches, unbroken.batches[start:])
+        assert resumed.losses == unbroken.losses[start:]
+        assert resumed.counts == unbroken.counts[start:]
+    return unbroken
 
 
 def same_batches(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.algorithms.small_training import resume_halfway
+from tests.algorithms.small_training import resume_from_each_checkpoint
 
 CURRICULA = (
     "algorithms.mask_rate_schedule={initial_rate: 0.3, final_rate: 0.1}",
@@ -17,7 +17,8 @@ CURRICULA = (
 
 @pytest.mark.parametrize("batch_format", ["unpadded", "padded"])
 def test_a_resume_is_the_unbroken_run(small_set: Path, tmp_path: Path, batch_format: str) -> None:
-    unbroken, _ = resume_halfway(small_set / "shards", tmp_path, *CURRICULA, f"data.batch_format={batch_format}")
+    overrides = (*CURRICULA, f"data.batch_format={batch_format}")
+    unbroken = resume_from_each_checkpoint(small_set / "shards", tmp_path, *overrides)
     # 16 proteins a batch are read, whatever is trained on; tokens are those trained on.
     assert [proteins for proteins, _ in unbroken.counts] == [16 * batch for batch in range(1, 7)]
     assert unbroken.counts[0][1] <= 4 * 16

@@ -9,7 +9,7 @@ import pytest
 from plm_composer.errors import UserError
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
-from tests.algorithms.small_training import resume_halfway
+from tests.algorithms.small_training import resume_from_each_checkpoint
 from tests.commands import REPOSITORY, TINY, run_here
 
 CHANGES = {
@@ -47,7 +47,13 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_resume_is_the_unbroken_run(small_set: Path, tmp_path: Path, name: str) -> None:
-    resume_halfway(small_set / "shards", tmp_path, *CHANGES[name])
+    resume_from_each_checkpoint(small_set / "shards", tmp_path, *CHANGES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_of_twenty_resumes_is_the_unbroken_run(small_set: Path, tmp_path: Path, name: str) -> None:
+    resume_from_each_checkpoint(small_set / "shards", tmp_path, *CHANGES[name], batches=21, interval=1)
 
 
 ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MKAAYIA,3\n"
