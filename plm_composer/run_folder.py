@@ -136,7 +136,7 @@ def prepare_run_folder(config: TrainConfig) -> RunFolder:
             with another model, data or optimizer; or it holds files that a run would overwrite but did not write.
     """
     folder = RunFolder(Path(config.run_folder))
-    _check_files(folder)
+    check_owned(folder)
     if folder.holds_a_run():
         if config.autoresume:
             _check_same_run(config, folder)
@@ -156,8 +156,15 @@ def prepare_run_folder(config: TrainConfig) -> RunFolder:
     return folder
 
 
-def _check_files(folder: RunFolder) -> None:
-    """Refuses a folder with files that have the names of a run's files but were not written by a run."""
+def check_owned(folder: RunFolder) -> None:
+    """Refuses a folder with files that have the names of a run's files but were not written by a run.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Raises:
+        UserError: There is such a file.
+    """
     taken = None
     if folder.config.is_file() and not _is_ours(folder.config, lambda line: line == _HEADER):
         # Runs of versions without this header are recognised by their checkpoints.

@@ -15,7 +15,7 @@ from plm_composer.algorithms.layer_freezing import LayerFreezing, check_layer_fr
 from plm_composer.algorithms.low_precision_layernorm import check_low_precision_layernorm
 from plm_composer.algorithms.mask_rate_schedule import MaskRateSchedule
 from plm_composer.algorithms.sam import check_sam
-from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup
+from plm_composer.algorithms.sequence_length_warmup import SequenceLengthWarmup, check_sequence_length_warmup
 from plm_composer.algorithms.swa import StochasticWeightAveraging, check_swa
 from plm_composer.config.registry import Component, Registry
 
@@ -43,6 +43,7 @@ COMBINATION_CHECKS: dict[str, Callable[[Mapping[str, Any], TrainConfig], None]] 
     "layer_freezing": check_layer_freezing,
     "low_precision_layernorm": check_low_precision_layernorm,
     "sam": check_sam,
+    "sequence_length_warmup": check_sequence_length_warmup,
     "swa": check_swa,
 }
 """Functions that refuse an algorithm that does not fit the run, called with its arguments and the run's config."""

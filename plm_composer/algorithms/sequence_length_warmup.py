@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from composer.core import State
 
@@ -11,6 +14,9 @@ from plm_composer.data.batches import Batch
 from plm_composer.data.collate import Collator
 from plm_composer.data.regrouping import ranges, regroup, row_lengths
 from plm_composer.errors import UserError
+
+if TYPE_CHECKING:
+    from plm_composer.config.schema import TrainConfig
 
 
 class SequenceLengthWarmup(BatchCurriculum):
@@ -105,3 +111,23 @@ def cut_to_pieces(batch: Batch, length: int, collator: Collator) -> Batch:
         last = np.cumsum(lengths)
         tokens[last - lengths], tokens[last - 1] = offsets[sources], (offsets + whole - 1)[sources]
     return regroup(batch, tokens, lengths, sources, collator.batch_format, length)
+
+
+def check_sequence_length_warmup(arguments: Mapping[str, Any], config: TrainConfig) -> None:
+    """Refuses pieces of proteins where processes would have different numbers of microbatches.
+
+    Sharded processes gather weights together for each microbatch. Only batches that are split by tokens are split into
+    as many on each process (``data/streaming/loader.py``).
+
+    Raises:
+        UserError: The run is sharded, and splits batches by proteins.
+    """
+    if (
+        config.fsdp_config is not None
+        and arguments.get("truncate") is False
+        and config.device_train_microbatch_tokens is None
+    ):
+        raise UserError(
+            "algorithms.sequence_length_warmup.truncate=false needs device_train_microbatch_tokens under FSDP2: "
+            "processes would wait for each other, with different numbers of microbatches"
+        )

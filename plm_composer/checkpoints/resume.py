@@ -39,11 +39,8 @@ def prepare_checkpoints(config: TrainConfig, export: Path, metrics: Path) -> Non
         stored.check_writable()
     if not config.autoresume:
         return
-    if stored is not None:
-        message, nothing = repair_stored_latest(stored), stored.is_empty()
-    else:
-        message, nothing = repair_latest(Path(place)), not Path(place, LATEST).exists()
-    if message is None and nothing:
+    message = repair_latest(Path(place)) if stored is None else repair_stored_latest(stored)
+    if message is None and not holds_checkpoints(place):
         if export.is_dir():
             raise UserError(
                 f"{place}: there is no checkpoint to continue from, and {export} has a trained model; "
@@ -53,6 +50,15 @@ def prepare_checkpoints(config: TrainConfig, export: Path, metrics: Path) -> Non
             message = f"{place}: the earlier start left no checkpoint; training starts from its beginning"
     if message is not None:
         print(f"autoresume: {message}", file=sys.stderr)
+
+
+def holds_checkpoints(place: str) -> bool:
+    """Whether a folder or an object store holds checkpoints of an earlier start.
+
+    Args:
+        place: ``save_folder``, with its name filled in.
+    """
+    return not StoredFolder(place).is_empty() if "://" in place else Path(place, LATEST).exists()
 
 
 def forget_downloaded(config: TrainConfig) -> None:

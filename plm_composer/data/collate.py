@@ -57,6 +57,11 @@ class Collator:
             raise UserError(f"data.batch_format is {self.batch_format!r}; choose from {', '.join(BATCH_FORMATS)}")
         if self.objective not in OBJECTIVES:
             raise UserError(f"objective is {self.objective!r}; choose from {', '.join(OBJECTIVES)}")
+        if self.objective == "diffusion" and self.masking.mask_token_fraction < 1:
+            raise UserError(
+                "objective is diffusion, which hides residues behind <mask> only; add its recipe, as in "
+                "recipe=cramming,diffusion, or set data.mask_token_fraction=1.0 and data.random_token_fraction=0.0"
+            )
 
     def __call__(self, proteins: Sequence[Protein]) -> Batch:
         """Crops, tokenises, labels and packs N proteins.

@@ -11,7 +11,7 @@ import numpy as np
 from isal import igzip
 
 from plm_composer.config.schema import DataConfig
-from plm_composer.run.conversion import BUNDLED_SAMPLE
+from plm_composer.run.conversion import BUNDLED_SAMPLE, shards_folder
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.inputs.streams import GZIP_ERROR, STDIN, open_input
 from plm_composer.shards.output.manifest import MANIFEST_NAME, read_manifest
@@ -49,8 +49,9 @@ def estimate_amount(data: DataConfig) -> Amount:
     Raises:
         UserError: A file cannot be read.
     """
-    if data.local is not None and Path(data.local, MANIFEST_NAME).is_file():
-        split = read_manifest(Path(data.local)).splits.get(data.train_split)
+    shards = shards_folder(data.fasta, data.local) if data.fasta is not None else Path(data.local or "")
+    if (shards / MANIFEST_NAME).is_file():
+        split = read_manifest(shards).splits.get(data.train_split)
         if split is not None:
             # The longest bins have no end, and exceed any crop.
             bins = [((each["from"] or 0) + (each["to"] or each["from"] or 0)) / 2 for each in split.length_histogram]

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer.utils import dist, get_device
+from composer.utils import dist, format_name_with_dist, get_device
 
 from plm_composer.budget.duration import describe_duration, parse_duration
 from plm_composer.budget.optimum import LEAST_PROTEINS, SIZES, best_adamw_rate, best_batch, best_parameters, worth_of
-from plm_composer.checkpoints.stored_folder import StoredFolder
+from plm_composer.checkpoints.resume import holds_checkpoints
 from plm_composer.config.merge import read_resolved
 from plm_composer.config.schema import TrainConfig
-from plm_composer.data.masking import Masking
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import free_memory, prepare_cpu
 from plm_composer.hardware.precision import working_dtype
@@ -26,7 +25,7 @@ from plm_composer.model.cost import Workload, parameter_count, predict
 from plm_composer.run.amount import Amount, estimate_amount
 from plm_composer.run.parts import make_model_config
 from plm_composer.run.step_timing import Speed, measure
-from plm_composer.run_folder import RunFolder
+from plm_composer.run_folder import RunFolder, check_owned
 
 AUTO = "auto"
 _SIZED = "esm2_8m"
@@ -40,6 +39,8 @@ _RATES: dict[str, dict[str, float]] = {
 }
 """Rates for optimizers whose steps do not depend on the width (Jordan et al. 2024), measured with ``cramming``."""
 _ADAMW = ("adamw", "decoupled_adamw", "stable_adamw")
+_LEAST_BATCHES = 8
+"""Batches of an epoch: so few data may need smaller batches than the training would like."""
 
 
 def wants_choice(config: TrainConfig) -> bool:
@@ -71,19 +72,20 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
         prepare_cpu()
     left = parse_duration("budget", config.budget) - spent
     seconds = max(_SHARE * (left - _OVERHEAD), 0.2 * left, 1.0)
-    amount, processes = estimate_amount(config.data), dist.get_world_size()
+    amount, device_seconds = estimate_amount(config.data), seconds * dist.get_world_size()
+    free = _free_memory(device)  # before models are timed: what they leave is kept for later ones
     speeds: dict[ESM2Config, Speed] = {}
     model = _model_of(config, (2, 192) if device.type == "cpu" else (10, 512))
     while model not in speeds:
         speeds[model] = measure(provisional(config), model, amount, device)
-        flops = speeds[model].flops * processes * seconds
-        tokens = speeds[model].tokens * processes * seconds
-        worth = worth_of(tokens, amount.tokens) / tokens
         if _chooses_size(config):
-            model = _nearest(config, best_parameters(flops * worth, causal=model.causal), device)
+            flops, tokens = speeds[model].flops * device_seconds, speeds[model].tokens * device_seconds
+            worth = worth_of(tokens, amount.tokens) / tokens
+            model = _nearest(config, best_parameters(flops * worth, causal=model.causal), device, free)
+    flops, tokens = speeds[model].flops * device_seconds, speeds[model].tokens * device_seconds
     chosen = dataclasses.replace(config, model=_section(config, model))
     if config.global_train_batch_size == AUTO:
-        chosen.global_train_batch_size = _round_batch(best_batch(tokens) / amount.crop, processes)
+        chosen.global_train_batch_size = _choose_batch(config, best_batch(tokens) / amount.crop, amount.proteins)
     chosen.optimizer = {**config.optimizer, **_rates(config, model, tokens)}
     print(_describe(chosen, model, seconds, flops, tokens, amount), file=sys.stderr)
     return chosen
@@ -94,7 +96,9 @@ def provisional(config: TrainConfig) -> TrainConfig:
     if not wants_choice(config):
         return config
     model = _section(config, _model_of(config, SIZES[0]))
-    size = dist.get_world_size() if config.global_train_batch_size == AUTO else config.global_train_batch_size
+    size = config.global_train_batch_size
+    if size == AUTO:
+        size = dist.get_world_size() * (_proteins_of_microbatch(config) or 1)
     rates = dict.fromkeys(_open_rates(config), 1e-3)
     return dataclasses.replace(
         config, model=model, global_train_batch_size=size, optimizer={**config.optimizer, **rates}
@@ -108,13 +112,17 @@ def with_choice_of(config: TrainConfig, before: Mapping[str, Any]) -> TrainConfi
         config: A run's config.
         before: The resolved config of an earlier start, as plain values.
     """
-    taken = {key: before["model"].get(key) for key in ("name", *_SIZES_OF_A_MODEL)} if _chooses_size(config) else {}
-    rates = {key: before["optimizer"].get(key) for key in _open_rates(config)}
     size = config.global_train_batch_size
+    taken: dict[str, Any] = {}
+    if _chooses_size(config):
+        given = {key: value for key, value in config.model.items() if key != "name"}
+        taken = {key: before["model"][key] for key in ("name", *_SIZES_OF_A_MODEL) if key in before["model"]} | given
+    optimizer = {key: value for key, value in config.optimizer.items() if value != AUTO}
+    rates = {key: before["optimizer"][key] for key in _open_rates(config) if key in before["optimizer"]}
     return dataclasses.replace(
         config,
         model={**config.model, **taken},
-        optimizer={**config.optimizer, **rates},
+        optimizer={**optimizer, **rates},
         global_train_batch_size=before["global_train_batch_size"] if size == AUTO else size,
     )
 
@@ -142,6 +150,8 @@ def _model_of(config: TrainConfig, size: tuple[int, int]) -> ESM2Config:
     if _chooses_size(config):
         layers, width = size
         width = section.get("hidden_size", width)
+        if not isinstance(width, int) or width < 1:
+            raise UserError(f"model.hidden_size is {width!r}; it must be a whole number, at least 1")
         sizes = {
             "num_hidden_layers": layers,
             "num_attention_heads": max(1, width // 64),
@@ -150,14 +160,17 @@ def _model_of(config: TrainConfig, size: tuple[int, int]) -> ESM2Config:
         section = {**sizes, "hidden_size": width, **section, "name": _SIZED}
     elif "pretrained" in section:
         raise UserError("model.pretrained has its own size and data; give its batch and learning rate as numbers")
-    data = config.data
-    masking = Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction, data.mask_span_length)
-    return make_model_config(dataclasses.replace(config, model=section), masking)
+    return make_model_config(dataclasses.replace(config, model=section))
 
 
-def _nearest(config: TrainConfig, parameters: float, device: torch.device) -> ESM2Config:
-    """The size that is nearest to a number of parameters, of those that fit into the device's memory."""
-    free, lengths = free_memory(device), _longest_microbatch(config)
+def _free_memory(device: torch.device) -> float:
+    """Bytes that one process may take: those of a GPU are its own, those of a machine are shared."""
+    return free_memory(device) / (dist.get_local_world_size() if device.type == "cpu" else 1)
+
+
+def _nearest(config: TrainConfig, parameters: float, device: torch.device, free: float) -> ESM2Config:
+    """The size that is nearest to a number of parameters, of those that fit into so many bytes."""
+    lengths = _longest_microbatch(config)
     smallest, *larger = (_model_of(config, size) for size in SIZES)
     models = [smallest, *(model for model in larger if _memory(config, model, lengths, device) < free)]
     return min(models, key=lambda model: abs(math.log(parameter_count(model) / parameters)))
@@ -165,7 +178,17 @@ def _nearest(config: TrainConfig, parameters: float, device: torch.device) -> ES
 
 def _longest_microbatch(config: TrainConfig) -> list[int]:
     length, tokens = config.data.crop_length, config.device_train_microbatch_tokens
-    return [length] * max(1, LEAST_PROTEINS if tokens is None else tokens // length)
+    if tokens is not None:
+        return [length] * max(1, tokens // length)
+    proteins, batch = _proteins_of_microbatch(config), config.global_train_batch_size
+    if proteins is None:  # the device's whole batch
+        proteins = batch // dist.get_world_size() if isinstance(batch, int) else LEAST_PROTEINS
+    return [length] * max(1, proteins)
+
+
+def _proteins_of_microbatch(config: TrainConfig) -> int | None:
+    size = config.device_train_microbatch_size
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _memory(config: TrainConfig, model: ESM2Config, lengths: list[int], device: torch.device) -> int:
@@ -183,10 +206,21 @@ def _memory(config: TrainConfig, model: ESM2Config, lengths: list[int], device: 
     return predict(model, workload).total
 
 
-def _round_batch(proteins: float, processes: int) -> int:
-    """Rounds to a multiple of the processes and of eight."""
+def _choose_batch(config: TrainConfig, proteins: float, available: float) -> int:
+    """Rounds a number of proteins to a multiple of the processes and, if there are enough, of eight.
+
+    Args:
+        config: The run's config.
+        proteins: The best number of proteins.
+        available: Number of proteins in the data.
+    """
+    processes = dist.get_world_size()
+    wanted = min(max(proteins, LEAST_PROTEINS), available / _LEAST_BATCHES)
     unit = math.lcm(8, processes)
-    return math.ceil(max(proteins, LEAST_PROTEINS) / unit - 0.5) * unit
+    if wanted < unit:
+        unit = processes
+    least = processes * (_proteins_of_microbatch(config) or 1)
+    return max(math.ceil(wanted / unit - 0.5) * unit, least)
 
 
 def _rates(config: TrainConfig, model: ESM2Config, tokens: float) -> Mapping[str, float]:
@@ -208,15 +242,29 @@ def _earlier_choice(config: TrainConfig) -> TrainConfig | None:
     """The config with what an earlier start of the run chose; None if there was none."""
     if not config.autoresume:
         return None
-    path, saves = RunFolder(Path(config.run_folder)).config, config.save_folder or ""
-    if path.is_file():
-        return with_choice_of(config, read_resolved(path))
-    if "://" in saves and not StoredFolder(saves).is_empty():
+    folder = RunFolder(Path(config.run_folder))
+    check_owned(folder)
+    if folder.config.is_file():
+        before = read_resolved(folder.config)
+        _check_given_sizes(config, before["model"], folder.config)
+        return with_choice_of(config, before)
+    place = format_name_with_dist(config.save_folder or "", str(config.run_name))
+    if place and holds_checkpoints(place):
         raise UserError(
-            f"autoresume: {saves} holds an earlier start, and what it chose for auto stood in {path}, which is gone; "
-            "give those keys as numbers"
+            f"autoresume: {place} holds an earlier start, and what it chose for auto stood in {folder.config}, which "
+            "is gone; give those keys as numbers"
         )
     return None
+
+
+def _check_given_sizes(config: TrainConfig, before: Mapping[str, Any], path: Path) -> None:
+    """Refuses a size that the earlier start did not have: with the others of it, it may be no model at all."""
+    for key in _SIZES_OF_A_MODEL if _chooses_size(config) else ():
+        if key in config.model and config.model[key] != before.get(key):
+            raise UserError(
+                f"autoresume: {path} was started with model.{key}={before.get(key)!r} and this run has "
+                f"{config.model[key]!r}; resume with the same, or choose another run_name="
+            )
 
 
 def _describe(

@@ -48,7 +48,7 @@ def prepare_shards(data: DataConfig, progress: bool = True) -> str | None:
     train, val = ([TRAIN_FASTA], [VAL_FASTA]) if bundled else ([Path(data.fasta)], [])
     if data.val_fasta is not None:
         val = [Path(data.val_fasta)]
-    out = Path(data.local or f"data/{data.fasta if bundled else train[0].name.split('.')[0]}")
+    out = shards_folder(data.fasta, data.local)
     published = out / MANIFEST_NAME
     if dist.get_local_rank() == 0:
         if published.exists():
@@ -65,6 +65,16 @@ def prepare_shards(data: DataConfig, progress: bool = True) -> str | None:
             "with data.local"
         )
     return str(out)
+
+
+def shards_folder(fasta: str, local: str | None) -> Path:
+    """The folder of the shards that a FASTA is converted to.
+
+    Args:
+        fasta: The config's ``data.fasta``.
+        local: The config's ``data.local``.
+    """
+    return Path(local or f"data/{Path(fasta).name.split('.')[0]}")
 
 
 def _convert(train: list[Path], val: list[Path], out: Path, data: DataConfig, bundled: bool, progress: bool) -> None:

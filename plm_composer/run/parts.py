@@ -22,7 +22,7 @@ from plm_composer.callbacks.scheduled_evaluation import ScheduledEvaluation
 from plm_composer.checkpoints.best import check_keep_best
 from plm_composer.config.own_code import load_code
 from plm_composer.config.registry import Component, build, look_up, parse_section, split_name, suggestion
-from plm_composer.config.schema import TrainConfig
+from plm_composer.config.schema import DataConfig, TrainConfig
 from plm_composer.data.batches import Batch
 from plm_composer.data.collate import Collator
 from plm_composer.data.masking import Masking
@@ -109,9 +109,7 @@ def make_parts(config: TrainConfig) -> Parts:
         UserError: Something in the config is wrong; the message names the first such key.
     """
     load_code(config.code_paths)
-    data = config.data
-    masking = Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction, data.mask_span_length)
-    model = _pretrained_model(config) if "pretrained" in config.model else make_model_config(config, masking)
+    model = _pretrained_model(config) if "pretrained" in config.model else make_model_config(config)
     check_values(config)
     processes, device = dist.get_world_size(), get_device(config.device).name
     named_algorithms = parse_section("algorithms", config.algorithms, ALGORITHMS, REFUSED_ALGORITHMS)
@@ -124,7 +122,7 @@ def make_parts(config: TrainConfig) -> Parts:
         crop_keeps_ends=config.data.crop_keeps_ends,
         batch_format=config.data.batch_format,
         objective=config.objective,
-        masking=masking,
+        masking=make_masking(config.data),
         draws=needed_draws(algorithms),
     )
     model_class = class_of(config.model.get("name"))
@@ -172,7 +170,16 @@ def _is_evaluation(component: Component) -> bool:
     return isinstance(component.target, type) and issubclass(component.target, ScheduledEvaluation)
 
 
-def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
+def make_masking(data: DataConfig) -> Masking:
+    """Makes the masking that the config's ``data`` sets.
+
+    Raises:
+        UserError: A share is impossible.
+    """
+    return Masking(data.mask_rate, data.mask_token_fraction, data.random_token_fraction, data.mask_span_length)
+
+
+def make_model_config(config: TrainConfig) -> ESM2Config:
     """Makes the config of a model that is trained from scratch: a preset, changed by the fields that ``model`` sets.
 
     The mask rate that token dropout assumes follows from the run's masking. In ESM2 it is a constant, 0.12: 15 % of the
@@ -180,7 +187,6 @@ def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
 
     Args:
         config: The run's config.
-        masking: The run's masking.
 
     Raises:
         UserError: The preset or a field is unknown, or a value is impossible.
@@ -198,7 +204,7 @@ def make_model_config(config: TrainConfig, masking: Masking) -> ESM2Config:
     # A causal model sees no masks; diffusion may hide nearly all of a protein, and the rest would be scaled up.
     dropout: dict[str, Any] = {"token_dropout": False}
     if config.objective not in ("causal", "diffusion"):
-        dropout = {"token_dropout_mask_rate": masking.mask_token_rate}
+        dropout = {"token_dropout_mask_rate": make_masking(config.data).mask_token_rate}
     fields = {**dropout, **fields, **_seen_ways(config.objective)}
     try:
         return dataclasses.replace(preset_of(config.model["name"]), **fields)
@@ -214,7 +220,9 @@ def _pretrained_model(config: TrainConfig) -> ESM2Config:
         raise UserError(
             f"model.pretrained is a causal model, and objective is {config.objective}; set objective=causal"
         )
-    return dataclasses.replace(model, **_seen_ways(config.objective))
+    # Diffusion may hide nearly all of a protein, and token dropout would scale up the rest.
+    dropout: dict[str, Any] = {"token_dropout": False} if config.objective == "diffusion" else {}
+    return dataclasses.replace(model, **dropout, **_seen_ways(config.objective))
 
 
 def _seen_ways(objective: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from plm_composer.config.schema import DataConfig, TrainConfig
+from plm_composer.data.batches import is_packed
 from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.run import automatic
@@ -20,7 +21,7 @@ from plm_composer.run.automatic import choose, provisional, wants_choice
 from plm_composer.run.load import load_config
 from plm_composer.run.memory import predict_memory
 from plm_composer.run.parts import make_parts
-from plm_composer.run.step_timing import Speed, measure
+from plm_composer.run.step_timing import Speed, measure, random_batch
 from plm_composer.run_folder import RunFolder
 from plm_composer.sample import TRAIN_FASTA
 from plm_composer.shards.convert import convert_fasta
@@ -76,8 +77,28 @@ def test_a_manifest_says_what_shards_hold(tmp_path: Path) -> None:
     convert_fasta([TRAIN_FASTA], tmp_path / "shards", progress=False)
     found = estimate_amount(DataConfig(local=str(tmp_path / "shards")))
     expected = estimate_amount(DataConfig(fasta="sample"))
+    assert estimate_amount(DataConfig(fasta="gone.fasta", local=str(tmp_path / "shards"))) == found
     assert found.proteins == pytest.approx(expected.proteins, rel=0.01)
     assert (found.length, found.crop) == pytest.approx((expected.length, expected.crop), rel=0.03)
+
+
+@pytest.mark.parametrize("processes", [1, 3, 5, 7, 8, 12, 64])
+def test_every_process_gets_as_many_proteins(
+    steady: None, monkeypatch: pytest.MonkeyPatch, processes: int, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(automatic.dist, "get_world_size", lambda: processes)
+    for budget in ("1min", "2h", "9000h"):
+        size = chosen(f"budget={budget}", "data={remote: s3://b/c}").global_train_batch_size
+        assert size >= 8
+        assert size % processes == 0
+    (tmp_path / "few.fasta").write_text("".join(f">{number}\nMKVLAAGIV\n" for number in range(200)))
+    assert chosen("budget=9000h", f"data.fasta={tmp_path / 'few.fasta'}").global_train_batch_size <= max(32, processes)
+
+
+def test_a_batch_holds_the_microbatch_that_is_given(steady: None) -> None:
+    few = ("budget=1min", "device_train_microbatch_tokens=null", "device_train_microbatch_size=24")
+    assert provisional(load_config(AUTO, few)).global_train_batch_size == 24
+    assert chosen(*few).global_train_batch_size == 24
 
 
 def test_what_is_given_holds(steady: None) -> None:
@@ -95,6 +116,7 @@ def test_what_is_given_holds(steady: None) -> None:
         (["max_duration=1ep"], "auto needs a budget"),
         (["optimizer={name: lion, lr: auto}"], "optimizer.lr is auto, which is known for muon, normuon, adamw"),
         (["model={pretrained: somewhere}"], "model.pretrained has its own size and data"),
+        (["model.hidden_size=wide"], "model.hidden_size is 'wide'; it must be a whole number"),
     ],
 )
 def test_what_cannot_be_chosen_is_one_line(steady: None, overrides: list[str], message: str) -> None:
@@ -110,6 +132,21 @@ def test_a_speed_is_that_of_the_model() -> None:
     )
     assert small.tokens > large.tokens > 0
     assert small.flops > 0
+
+
+def test_what_is_timed_is_as_the_run_has_it() -> None:
+    amount = Amount(100, 60, 62)
+    packed, padded = (
+        random_batch(provisional(load_config(AUTO, overrides)), amount, 2048)
+        for overrides in ([], ["data.batch_format=padded_to_crop_length"])
+    )
+    assert is_packed(packed)
+    assert 2048 <= packed["lengths"].sum() < 2048 + 512
+    assert tuple(padded["input_ids"].shape) == (4, 512)
+    config = provisional(load_config(AUTO, ["device_train_microbatch_tokens=512", "activation_checkpointing=true"]))
+    assert measure(config, ESM2Config(2, 64, 2, 256), amount, torch.device("cpu")).tokens > 0
+    with pytest.raises(UserError, match=r"data\.crop_length is 1"):
+        random_batch(provisional(load_config(AUTO, ["data.crop_length=1"])), amount, 2048)
 
 
 def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path) -> None:
@@ -144,6 +181,31 @@ def test_a_run_that_continues_keeps_what_it_chose(
         **first.model, "batch": first.global_train_batch_size, **first.optimizer
     }  # fmt: skip
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_that_continues_keeps_what_is_given(steady: None, tmp_path: Path) -> None:
+    resumed = ("budget=1min", f"run_folder={tmp_path}", "autoresume=true")
+    RunFolder(tmp_path).write_config(chosen("budget=1min", f"run_folder={tmp_path}"))
+    again = chosen(*resumed, "model.hidden_size=128", "optimizer.lr=0.01")
+    assert (again.model["hidden_size"], again.optimizer["lr"], again.optimizer["adamw_lr"]) == (128, 0.01, 3e-3)
+    with pytest.raises(UserError, match=r"was started with model\.hidden_size=128 and this run has 256"):
+        chosen(*resumed, "model.hidden_size=256")
+
+
+def test_a_choice_that_is_gone_is_not_made_again(steady: None, tmp_path: Path) -> None:
+    """Checkpoints outlive the run folder, and another size would not fit them, another batch would not show."""
+    saves = tmp_path / "saves" / "auto-cramming"
+    saves.mkdir(parents=True)
+    (saves / "latest-rank0.pt").touch()
+    kept = (f"run_folder={tmp_path / 'run'}", f"save_folder={tmp_path}/saves/{{run_name}}", "autoresume=true")
+    with pytest.raises(UserError, match="holds an earlier start, and what it chose for auto stood in"):
+        chosen("budget=1min", *kept)
+
+
+def test_a_config_of_another_tool_is_not_read(steady: None, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("lr: 3\n")
+    with pytest.raises(UserError, match="was not written by a run"):
+        chosen("budget=1min", f"run_folder={tmp_path}", "autoresume=true")
 
 
 @pytest.mark.slow

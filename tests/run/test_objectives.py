@@ -70,9 +70,13 @@ ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MK
          "callbacks.proteingym.method is 'wt-marginals', and the model is causal"),
         (["callbacks.proteingym.folder={folder}", "callbacks.proteingym.method=likelihood"],
          "callbacks.proteingym.method is 'likelihood', and the model has not learnt"),
-        (["objective=diffusion", "algorithms.mask_rate_schedule={initial_rate: 0.15, final_rate: 0.1}"],
+        (["objective=diffusion", "data.mask_token_fraction=0.8"],
+         "objective is diffusion, which hides residues behind <mask> only"),
+        (["recipe=fsdp", "algorithms.sequence_length_warmup={truncate: false}"],
+         "algorithms.sequence_length_warmup.truncate=false needs device_train_microbatch_tokens under FSDP2"),
+        (["recipe=diffusion", "algorithms.mask_rate_schedule={initial_rate: 0.15, final_rate: 0.1}"],
          "algorithms.mask_rate_schedule needs masks at one rate, and objective is diffusion"),
-        (["objective=diffusion", "loss_weighting=sqrt"],
+        (["recipe=diffusion", "loss_weighting=sqrt"],
          "loss_weighting is 'sqrt', and objective=diffusion weighs by the mask rate"),
         (["causal_share=0.3"], "causal_share is 0.3, and objective is masked; leave it out"),
         (["objective=mixed", "causal_share=1"], "causal_share is 1.0; it must lie above 0 and below 1"),
@@ -86,6 +90,14 @@ def test_what_does_not_fit_is_refused_before_data_are_read(tmp_path: Path, overr
     given = [override.replace("{folder}", str(tmp_path)) for override in overrides]
     with pytest.raises(UserError, match=message):
         make_parts(load_config(REPOSITORY / "yamls" / "esm2_small.yaml", given))
+
+
+def test_diffusion_rescales_no_embeddings_of_a_pretrained_model(finished_run) -> None:
+    """Where nearly all residues are hidden, token dropout would multiply the others by 50."""
+    model = f"model={{pretrained: {finished_run.folder / 'export'}}}"
+    yaml = REPOSITORY / "yamls" / "esm2_small.yaml"
+    assert make_parts(load_config(yaml, [model])).model.token_dropout
+    assert not make_parts(load_config(yaml, [model, "recipe=diffusion"])).model.token_dropout
 
 
 def test_a_causal_model_is_scored_within_its_training(small_set: Path, tmp_path: Path) -> None:
