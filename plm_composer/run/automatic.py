@@ -39,6 +39,8 @@ _RATES: dict[str, dict[str, float]] = {
 }
 """Rates for optimizers whose steps do not depend on the width (Jordan et al. 2024), measured with ``cramming``."""
 _ADAMW = ("adamw", "decoupled_adamw", "stable_adamw")
+_MOST_PROTEINS = 1 << 20
+"""Proteins of a microbatch in the prediction of memory; no machine holds so many."""
 _LEAST_BATCHES = 8
 """Batches of an epoch: so few data may need smaller batches than the training would like."""
 
@@ -80,12 +82,12 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
         speeds[model] = measure(provisional(config), model, amount, device)
         if _chooses_size(config):
             flops, tokens = speeds[model].flops * device_seconds, speeds[model].tokens * device_seconds
-            worth = worth_of(tokens, amount.tokens) / tokens
-            model = _nearest(config, best_parameters(flops * worth, causal=model.causal), device, free)
+            wanted = best_parameters(flops * worth_of(tokens, amount.tokens) / tokens, causal=model.causal)
+            lengths = _longest_microbatch(config, _batch_of(config, tokens, amount))
+            model = _nearest(config, wanted, lengths, device, free)
     flops, tokens = speeds[model].flops * device_seconds, speeds[model].tokens * device_seconds
     chosen = dataclasses.replace(config, model=_section(config, model))
-    if config.global_train_batch_size == AUTO:
-        chosen.global_train_batch_size = _choose_batch(config, best_batch(tokens) / amount.crop, amount.proteins)
+    chosen.global_train_batch_size = _batch_of(config, tokens, amount)
     chosen.optimizer = {**config.optimizer, **_rates(config, model, tokens)}
     print(_describe(chosen, model, seconds, flops, tokens, amount), file=sys.stderr)
     return chosen
@@ -168,22 +170,23 @@ def _free_memory(device: torch.device) -> float:
     return free_memory(device) / (dist.get_local_world_size() if device.type == "cpu" else 1)
 
 
-def _nearest(config: TrainConfig, parameters: float, device: torch.device, free: float) -> ESM2Config:
-    """The size that is nearest to a number of parameters, of those that fit into so many bytes."""
-    lengths = _longest_microbatch(config)
+def _nearest(
+    config: TrainConfig, parameters: float, lengths: list[int], device: torch.device, free: float
+) -> ESM2Config:
+    """The size nearest to a number of parameters, of those that fit into so many bytes with such proteins."""
     smallest, *larger = (_model_of(config, size) for size in SIZES)
     models = [smallest, *(model for model in larger if _memory(config, model, lengths, device) < free)]
     return min(models, key=lambda model: abs(math.log(parameter_count(model) / parameters)))
 
 
-def _longest_microbatch(config: TrainConfig) -> list[int]:
-    length, tokens = config.data.crop_length, config.device_train_microbatch_tokens
-    if tokens is not None:
-        return [length] * max(1, tokens // length)
-    proteins, batch = _proteins_of_microbatch(config), config.global_train_batch_size
-    if proteins is None:  # the device's whole batch
-        proteins = batch // dist.get_world_size() if isinstance(batch, int) else LEAST_PROTEINS
-    return [length] * max(1, proteins)
+def _longest_microbatch(config: TrainConfig, batch: int) -> list[int]:
+    """Tokens of each protein of a device's microbatch, if all of them fill the crop."""
+    length, limits = config.data.crop_length, [batch // dist.get_world_size(), _MOST_PROTEINS]
+    if config.device_train_microbatch_tokens is not None:
+        limits.append(config.device_train_microbatch_tokens // length)
+    if (proteins := _proteins_of_microbatch(config)) is not None:
+        limits.append(proteins)
+    return [length] * max(1, min(limits))
 
 
 def _proteins_of_microbatch(config: TrainConfig) -> int | None:
@@ -206,16 +209,15 @@ def _memory(config: TrainConfig, model: ESM2Config, lengths: list[int], device: 
     return predict(model, workload).total
 
 
-def _choose_batch(config: TrainConfig, proteins: float, available: float) -> int:
-    """Rounds a number of proteins to a multiple of the processes and, if there are enough, of eight.
+def _batch_of(config: TrainConfig, tokens: float, amount: Amount) -> int:
+    """The batch that is given, or the best one for a training of so many tokens.
 
-    Args:
-        config: The run's config.
-        proteins: The best number of proteins.
-        available: Number of proteins in the data.
+    That is a multiple of the processes and, if the data have enough proteins, of eight.
     """
+    if isinstance(config.global_train_batch_size, int):
+        return config.global_train_batch_size
     processes = dist.get_world_size()
-    wanted = min(max(proteins, LEAST_PROTEINS), available / _LEAST_BATCHES)
+    wanted = min(max(best_batch(tokens) / amount.crop, LEAST_PROTEINS), amount.proteins / _LEAST_BATCHES)
     unit = math.lcm(8, processes)
     if wanted < unit:
         unit = processes
@@ -272,7 +274,7 @@ def _describe(
 ) -> str:
     epochs = tokens / amount.tokens
     data = f", {epochs:.2g} epochs" if math.isfinite(amount.proteins) else ""
-    rates = ", ".join(f"{key} {config.optimizer[key]:g}" for key in ("lr", "adamw_lr") if key in config.optimizer)
+    rates = ", ".join(f"{key} {config.optimizer[key]}" for key in ("lr", "adamw_lr") if key in config.optimizer)
     layers = f"{model.num_hidden_layers} layer{'s' if model.num_hidden_layers > 1 else ''}"
     return (
         f"auto: {layers}, {model.hidden_size} wide ({parameter_count(model) / 1e6:.1f} M parameters), "

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import errno
 import random
 import string
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
+from plm_composer.model.config import ESM2Config
 from plm_composer.run import automatic
+from plm_composer.run.amount import Amount
 from plm_composer.run.automatic import choose, provisional, wants_choice
 from plm_composer.run.checks import check_values
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
-from plm_composer.run.step_timing import Speed
+from plm_composer.run.step_timing import Speed, random_batch
 
 pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore:FSDP2")]
 
@@ -82,7 +87,11 @@ def _check(path: Path) -> None:
 
 
 def test_no_yaml_ends_in_another_exception(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(automatic, "measure", lambda *_: Speed(1e5, 1e11))
+    def steady(config: TrainConfig, _model: ESM2Config, amount: Amount, _device: torch.device) -> Speed:
+        random_batch(config, amount, 1)
+        return Speed(1e5, 1e11)
+
+    monkeypatch.setattr(automatic, "measure", steady)
     texts = [path.read_text() for path in sorted((repository / "yamls").glob("*.yaml"))]
     path = tmp_path / "fuzzed.yaml"
     refused = 0
@@ -92,6 +101,9 @@ def test_no_yaml_ends_in_another_exception(repository: Path, tmp_path: Path, mon
         path.write_text(change(generator.choice(texts), generator))
         try:
             _check(path)
+        except OSError as error:
+            # A name that no file can have, of which every command says so (plm_composer.errors.run_command).
+            assert error.errno == errno.ENAMETOOLONG, f"seed {seed}: {error}"
         except UserError as error:
             refused += 1
             assert len(str(error).splitlines()) == 1, f"seed {seed}: {error}"

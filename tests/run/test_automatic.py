@@ -101,6 +101,11 @@ def test_a_batch_holds_the_microbatch_that_is_given(steady: None) -> None:
     assert chosen(*few).global_train_batch_size == 24
 
 
+def test_a_rate_that_is_no_number_is_left_to_the_optimizer_to_refuse(steady: None) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.lr"):
+        make_parts(chosen("optimizer.lr=fast"))
+
+
 def test_what_is_given_holds(steady: None) -> None:
     config = chosen("model.hidden_size=128", "global_train_batch_size=24", "optimizer.lr=0.04")
     assert (config.model["hidden_size"], config.model["num_attention_heads"]) == (128, 2)
