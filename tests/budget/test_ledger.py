@@ -49,8 +49,9 @@ def test_an_evaluation_with_a_name_is_charged_under_it_over_all_starts(tmp_path:
         first._since -= 5  # as if five seconds had passed
     first.write()
     second = open_ledger(tmp_path, 100.0, resumes=True, started=time.time())
-    assert second.entries()["proteingym"] == pytest.approx(5, abs=0.1)
-    assert "proteingym 5.0 s" in second.summary()
+    charged = second.entries()["proteingym"]
+    assert 5 <= charged < 30  # the start before it is charged elsewhere, however slow the machine
+    assert f"proteingym {charged:.1f} s" in second.summary()
 
 
 def test_a_killed_start_is_charged_to_the_next(tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ def test_long_proteins_are_scored_in_proteingyms_windows(loop: PlainLoop, method
     chosen = variants(long, ("M1A", "Q22D", "M45L", "K2W:F36A"))
     scorer = Scorer(small_model(), windowing=make_windowing("optimal", 16))
     found = score_variants(scorer, method, long, chosen)
-    np.testing.assert_allclose(
-        found, [expected(loop, method, long, variant, 16) for variant in chosen], rtol=0, atol=1e-5
-    )
+    wanted = [expected(loop, method, long, variant, 16) for variant in chosen]
+    # A pseudo-log-likelihood adds up a logarithm for each of the 45 residues, every one rounded.
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-5 if method == "pll" else 1e-5)
 
 
 def test_masks_can_be_placed_together(loop: PlainLoop) -> None:
