@@ -253,6 +253,7 @@ def read_schema(path: Path, schema: type) -> dict[str, Any]:
         written = merge_written({}, layer.content, layer.written)
         restore_text(merged, written, functools.partial(schema_hint, schema))
     plain = _plain(merged)
+    _refuse_zero_bytes(plain, str(path))
     for key, text in texts(plain):
         if text == MISSING:
             raise UserError(f"{path}: {key}: the key is missing")
@@ -278,11 +279,19 @@ def _resolve(merged: DictConfig, source: str) -> TrainConfig:
         refuse_credentials(_plain(merged), os.environ, source)
         OmegaConf.resolve(merged)
         refuse_credentials(_plain(merged), os.environ, source)
+        _refuse_zero_bytes(_plain(merged), source)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, source)) from error
     assert isinstance(config, TrainConfig)
     return config
+
+
+def _refuse_zero_bytes(content: Mapping[str, Any], source: str) -> None:
+    """Refuses texts with a zero byte, on which every function that opens a file fails in its own way."""
+    for key, text in texts(content):
+        if "\0" in text:
+            raise UserError(f"{source}: {key} is {text!r}; leave out the zero byte")
 
 
 def _plain(merged: DictConfig) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def check_schedule_units(section: Mapping[str, Any], duration: int | str) -> Non
 
 
 def _check_names(config: TrainConfig) -> None:
-    """Checks the values that name folders and files.
+    """Checks the values that name folders.
 
     Braces are refused, because Composer fills in ``{rank}`` and the like only in the name of the checkpoint folder: the
     checkpoints would be outside the run folder.
@@ -85,16 +85,10 @@ def _check_names(config: TrainConfig) -> None:
         name = str(getattr(config, key)).replace("${run_name}", "run")
         if "{" in name or "}" in name:
             raise UserError(f"{key} is {name!r}; leave out the braces")
-        if not name.strip() or "\0" in name:
+        if not name.strip():
             raise UserError(f"{key} is {name!r}; it must name a folder")
     if {"", ".", ".."} & set(str(config.run_name).split("/")):  # with these, two names could mean one folder
         raise UserError(f"run_name is {config.run_name!r}; name another place with run_folder, and use no . or .. here")
-    data = config.data
-    paths = {"data.fasta": data.fasta, "data.val_fasta": data.val_fasta, "data.local": data.local,
-             "data.remote": data.remote, "save_folder": config.save_folder, "load_path": config.load_path}  # fmt: skip
-    for key, path in paths.items():
-        if "\0" in (path or ""):
-            raise UserError(f"{key} is {path!r}; no file has a name with a zero byte")
     for name, arguments in (config.data.streams or {}).items():
         check_arguments(f"data.streams.{name}", Stream, arguments)
 

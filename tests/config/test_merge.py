@@ -252,8 +252,9 @@ WRONG = {
     "run_name=a/./x": "run_name is 'a/./x'; name another place with run_folder",
     "run_name=a/": "run_name is 'a/'; name another place with run_folder",
     "run_name=' '": "run_name is ' '; it must name a folder",
-    'data.fasta="a\\0"': "data.fasta is 'a\\x00'; no file has a name with a zero byte",
-    'load_path="a\\0"': "load_path is 'a\\x00'; no file has a name with a zero byte",
+    'data.fasta="a\\0"': "data.fasta is 'a\\x00'; leave out the zero byte",
+    'run_name="a\\0"': "run_name is 'a\\x00'; leave out the zero byte",
+    'model={pretrained: "a\\0"}': "model.pretrained is 'a\\x00'; leave out the zero byte",
     "run_folder=${nowhere}": "run_folder: Interpolation key 'nowhere' not found",
 }
 
