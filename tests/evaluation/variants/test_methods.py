@@ -13,6 +13,7 @@ from plm_composer.evaluation.variants.methods import METHODS, Scorer, score_vari
 from plm_composer.evaluation.variants.mutations import Variant, parse_mutant, place_mutant
 from plm_composer.evaluation.variants.scan import RESIDUES, scan_protein
 from plm_composer.evaluation.windows import make_windowing
+from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place
 from plm_composer.tokenizer import MASK_ID, VOCABULARY
 from tests.evaluation.plain_loop import PlainLoop, ratio, small_model, tokens_of
@@ -24,7 +25,14 @@ MUTANTS = ("M1A", "K2W:R10A:Q22L", "Q22D", "K2W", "wt", "I6V:A7G", "M1A", "T3C")
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> PlainLoop:
-    return PlainLoop(small_model(), tmp_path_factory.mktemp("plain"))
+    loop = PlainLoop(small_model(), tmp_path_factory.mktemp("plain"))
+    loop.model.double()
+    return loop
+
+
+def exact_model() -> ESM2:
+    """In fp64, so that sums over a protein tell a wrong term from a rounded one."""
+    return small_model().double()
 
 
 def variants(target: str = TARGET, mutants: tuple[str, ...] = MUTANTS) -> list[Variant]:
@@ -45,9 +53,9 @@ def expected(loop: PlainLoop, method: str, target: str, variant: Variant, contex
 
 @pytest.mark.parametrize("method", MASKED)
 def test_scores_are_those_of_a_plain_loop(loop: PlainLoop, method: str) -> None:
-    found = score_variants(Scorer(small_model(), Place(batch_tokens=100)), method, TARGET, variants())
+    found = score_variants(Scorer(exact_model(), Place(batch_tokens=100)), method, TARGET, variants())
     wanted = [expected(loop, method, TARGET, variant) for variant in variants()]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7)
     assert found[4] == 0
     assert np.abs(found[:4]).min() > 1e-3  # the model tells the mutants apart
 
@@ -56,38 +64,38 @@ def test_scores_are_those_of_a_plain_loop(loop: PlainLoop, method: str) -> None:
 def test_long_proteins_are_scored_in_proteingyms_windows(loop: PlainLoop, method: str) -> None:
     long = "".join(itertools.islice(itertools.cycle(TARGET), 45))
     chosen = variants(long, ("M1A", "Q22D", "M45L", "K2W:F36A"))
-    scorer = Scorer(small_model(), windowing=make_windowing("optimal", 16))
+    scorer = Scorer(exact_model(), windowing=make_windowing("optimal", 16))
     found = score_variants(scorer, method, long, chosen)
-    wanted = [expected(loop, method, long, variant, 16) for variant in chosen]
-    # A pseudo-log-likelihood adds up a logarithm for each of the 45 residues, every one rounded.
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=5e-5 if method == "pll" else 1e-5)
+    np.testing.assert_allclose(
+        found, [expected(loop, method, long, variant, 16) for variant in chosen], rtol=0, atol=1e-7
+    )
 
 
 def test_masks_can_be_placed_together(loop: PlainLoop) -> None:
-    scorer = Scorer(small_model(), mask_together=True)
+    scorer = Scorer(exact_model(), mask_together=True)
     double = variants(TARGET, ("K2W:R10A",))
     tokens = tokens_of(TARGET)
     tokens[2] = tokens[10] = MASK_ID
     both = ratio(loop.log_probabilities(tokens, 2), "K", "W") + ratio(loop.log_probabilities(tokens, 10), "R", "A")
     found = score_variants(scorer, "masked-marginals", TARGET, double)
-    np.testing.assert_allclose(found, [both], rtol=0, atol=1e-5)
-    alone = score_variants(Scorer(small_model()), "masked-marginals", TARGET, double)
+    np.testing.assert_allclose(found, [both], rtol=0, atol=1e-7)
+    alone = score_variants(Scorer(exact_model()), "masked-marginals", TARGET, double)
     assert abs(found[0] - alone[0]) > 1e-4
 
 
 def test_insertions_and_deletions_are_scored_by_pseudo_log_likelihood(loop: PlainLoop) -> None:
     shorter, longer = Variant(TARGET[:10] + TARGET[12:], None), Variant(TARGET + "GG", None)
-    found = score_variants(Scorer(small_model()), "pll", TARGET, [shorter, longer])
+    found = score_variants(Scorer(exact_model()), "pll", TARGET, [shorter, longer])
     wanted = [loop.pll(each.sequence) - loop.pll(TARGET) for each in (shorter, longer)]
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
-    without_target = score_variants(Scorer(small_model()), "pll", None, [shorter])
-    np.testing.assert_allclose(without_target, [loop.pll(shorter.sequence)], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-7)
+    without_target = score_variants(Scorer(exact_model()), "pll", None, [shorter])
+    np.testing.assert_allclose(without_target, [loop.pll(shorter.sequence)], rtol=0, atol=1e-7)
     with pytest.raises(UserError, match="cannot score insertions and deletions; use the method pll"):
-        score_variants(Scorer(small_model()), "wt-marginals", TARGET, [shorter])
+        score_variants(Scorer(exact_model()), "wt-marginals", TARGET, [shorter])
 
 
 def test_a_scan_holds_every_single_mutant() -> None:
-    scorer = Scorer(small_model())
+    scorer = Scorer(exact_model())
     matrix = scan_protein(scorer, "masked-marginals", TARGET)
     assert matrix.shape == (len(TARGET), 20)
     single = score_variants(scorer, "masked-marginals", TARGET, variants(TARGET, ("R10A",)))
@@ -96,7 +104,7 @@ def test_a_scan_holds_every_single_mutant() -> None:
 
 
 def test_a_position_is_predicted_once_for_all_its_mutants(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small_model()
+    model = exact_model()
     tokens = 0
     forward = model.forward
 
@@ -116,5 +124,5 @@ def test_a_position_is_predicted_once_for_all_its_mutants(monkeypatch: pytest.Mo
 
 def test_there_are_only_four_methods() -> None:
     with pytest.raises(UserError, match="choose from masked-marginals, wt-marginals, mutant-marginals, pll"):
-        score_variants(Scorer(small_model()), "esm", TARGET, variants())
+        score_variants(Scorer(exact_model()), "esm", TARGET, variants())
     assert VOCABULARY[MASK_ID] == "<mask>"
