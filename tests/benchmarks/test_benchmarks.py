@@ -128,8 +128,7 @@ def test_loss_curves(repository, tmp_path) -> None:
         assert 2 <= len(times) <= 9
         assert times == sorted(times)
         assert times[-1] <= row["seconds"] < 66
-        # Without bf16 products the reference takes a few steps in a minute, and its first ones raise the loss.
-        assert 2.5 < row["loss"] < 4
+        assert 2.5 < row["loss"] < 3.5
     assert "<svg" in plot.read_text()
 
 
