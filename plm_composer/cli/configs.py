@@ -43,13 +43,11 @@ def config(
         _print_layers(explain, explain_key(path, overrides or [], explain), as_json)
         return
     from plm_composer.model.cost import describe_model
-    from plm_composer.run.automatic import choose, provisional, wants_choice
-    from plm_composer.run.checks import check_values
+    from plm_composer.run.automatic import choose, wants_choice
     from plm_composer.run.memory import predict_memory
     from plm_composer.run.parts import make_parts
 
     if wants_choice(resolved):
-        check_values(provisional(resolved))
         resolved = choose(resolved)
     parts = make_parts(resolved)
     predicted = predict_memory(parts)

@@ -23,6 +23,7 @@ from plm_composer.hardware.precision import working_dtype
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.cost import Workload, parameter_count, predict
 from plm_composer.run.amount import Amount, estimate_amount
+from plm_composer.run.checks import check_values
 from plm_composer.run.parts import make_model_config
 from plm_composer.run.step_timing import Speed, measure
 from plm_composer.run_folder import RunFolder, check_owned
@@ -63,10 +64,11 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
         The config without ``auto``.
 
     Raises:
-        UserError: There is no budget, or nothing to choose by.
+        UserError: There is no budget, or nothing to choose by, or another value of the config is wrong.
     """
     if config.budget is None:
         raise UserError("auto needs a budget to choose by; set budget=20min, or name a model and a batch")
+    check_values(provisional(config))
     if (earlier := _earlier_choice(config)) is not None:
         return earlier
     device = torch.device("cuda" if get_device(config.device).name == "gpu" else "cpu")
@@ -81,11 +83,11 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
     while model not in speeds:
         speeds[model] = measure(provisional(config), model, amount, device)
         if _chooses_size(config):
-            flops, tokens = speeds[model].flops * device_seconds, speeds[model].tokens * device_seconds
+            tokens, flops = speeds[model].over(device_seconds)
             wanted = best_parameters(flops * worth_of(tokens, amount.tokens) / tokens, causal=model.causal)
             lengths = _longest_microbatch(config, _batch_of(config, tokens, amount))
             model = _nearest(config, wanted, lengths, device, free)
-    flops, tokens = speeds[model].flops * device_seconds, speeds[model].tokens * device_seconds
+    tokens, flops = speeds[model].over(device_seconds)
     chosen = dataclasses.replace(config, model=_section(config, model))
     chosen.global_train_batch_size = _batch_of(config, tokens, amount)
     chosen.optimizer = {**config.optimizer, **_rates(config, model, tokens)}

@@ -41,6 +41,10 @@ class Speed:
     tokens: float
     flops: float
 
+    def over(self, seconds: float) -> tuple[float, float]:
+        """Tokens and FLOPs of so many seconds."""
+        return self.tokens * seconds, self.flops * seconds
+
 
 def measure(config: TrainConfig, model: ESM2Config, amount: Amount, device: torch.device) -> Speed:
     """Measures how fast a model trains here: the faster of two whole steps, after one to warm up, on random proteins.

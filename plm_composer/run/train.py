@@ -28,14 +28,14 @@ from plm_composer.config.schema import TrainConfig
 from plm_composer.data.streaming.workers import explain_killed_workers
 from plm_composer.errors import UserError, first_line
 from plm_composer.evaluation.results import write_result
+from plm_composer.hardware.machine import check_device
 from plm_composer.hardware.processes import explaining_lost_processes
 from plm_composer.inference.export import check_export, export_run
 from plm_composer.loggers.training_progress import closing_bars
 from plm_composer.model.config import CAUSAL_LOSS, MASKED_LOSS
 from plm_composer.model.weights.huggingface_folder import loader, read_config
 from plm_composer.optim.schedule_free import averaged_weights
-from plm_composer.run.automatic import choose, provisional, wants_choice
-from plm_composer.run.checks import check_values
+from plm_composer.run.automatic import choose, wants_choice
 from plm_composer.run.conversion import prepare_shards
 from plm_composer.run.datasets import Places, find_places
 from plm_composer.run.parts import Parts, make_parts
@@ -77,7 +77,7 @@ def train(config: TrainConfig, sources: Mapping[str, str] | None = None, started
         UserError: Something in the config or the data is wrong.
     """
     if wants_choice(config):
-        check_values(provisional(config))
+        check_device("device", config.device)
         _start_processes(config)
         spent = time.time() - (started or process_start())
         given, config = config, _on_rank_zero(lambda: choose(config, spent))

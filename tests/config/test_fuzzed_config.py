@@ -18,8 +18,7 @@ from plm_composer.errors import UserError
 from plm_composer.model.config import ESM2Config
 from plm_composer.run import automatic
 from plm_composer.run.amount import Amount
-from plm_composer.run.automatic import choose, provisional, wants_choice
-from plm_composer.run.checks import check_values
+from plm_composer.run.automatic import choose, wants_choice
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
 from plm_composer.run.step_timing import Speed, random_batch
@@ -81,7 +80,6 @@ def _check(path: Path) -> None:
     """Does what a start does before it reads data."""
     config = load_config(path)
     if wants_choice(config):
-        check_values(provisional(config))
         config = choose(config)
     make_parts(config)
 
