@@ -4,9 +4,9 @@ Synthyra's SpeedrunningPLMs (https://github.com/Synthyra/SpeedrunningPLMs, `prog
 commit bca2baa) fixes it: the first 100,000 training and 2,048 validation sequences, cut into windows of 256 tokens with
 `<cls>` and `<eos>`, none left out; 15 % of the residues, each drawn for itself, replaced by `<mask>`; evaluation in
 fp32, with masks from a generator seeded with 42 plus the window's number; compilation counted; a training that takes
-over 5 % more than 300 seconds excluded. Theirs starts the clock after the model is made; here the whole command must
-fit into the time, imports, evaluation and export included. Ambiguous residues are masked in the evaluation, as theirs
-are, and never in training.
+over 5 % more than 300 seconds excluded. Theirs starts the clock after the model is made; here the whole training
+command must fit into the time, imports and export included, but not the cut into windows and shards. Ambiguous residues
+are masked in the evaluation, as theirs are, and never in training.
 
 Their data are `Synthyra/uniref50` on the Hugging Face Hub, `train` and `valid`, commit 36d67a6; any other FASTA or
 Parquet file with a column `sequence` makes a track of its own.

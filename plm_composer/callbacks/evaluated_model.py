@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import torch
 from composer import State
-from composer.core import Precision
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
 from plm_composer.algorithms.ema import use_averages
+from plm_composer.hardware.precision import AUTOCAST_DTYPES
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place
 from plm_composer.optim.schedule_free import averaged_weights
@@ -50,7 +50,7 @@ def evaluation_place(state: State, batch_tokens: int) -> Place:
         batch_tokens: Maximum number of tokens in a batch.
     """
     model = getattr(state.model, "module", state.model)
-    dtype = torch.bfloat16 if state.precision == Precision.AMP_BF16 else model.autocast_dtype
+    dtype = AUTOCAST_DTYPES.get(state.precision.value, model.autocast_dtype)
     return Place("cuda" if state.device.name == "gpu" else "cpu", dtype, batch_tokens)
 
 

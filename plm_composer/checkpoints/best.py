@@ -23,7 +23,8 @@ _LOWER = {MASKED_LOSS, CAUSAL_LOSS, "perplexity"}
 class BestCheckpointSaver(WholeCheckpointSaver):
     """Saves a checkpoint after a validation that was better than all before, and removes the one before.
 
-    A resumed run knows the best score so far; one that starts from another run's checkpoint begins anew.
+    A resumed run knows the best score so far; one that starts from another run's checkpoint, or compares by another
+    score than before, begins anew.
 
     Args:
         folder: Folder of the best checkpoint.
@@ -56,12 +57,12 @@ class BestCheckpointSaver(WholeCheckpointSaver):
 
     def state_dict(self) -> dict[str, Any]:
         """The best score, beside Composer's own state."""
-        return {**super().state_dict(), "best": self.best}
+        return {**super().state_dict(), "best": self.best, "metric": self.metric}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the best score."""
         super().load_state_dict(state)
-        self.best = state["best"]
+        self.best = state["best"] if state.get("metric", self.metric) == self.metric else math.nan
 
     def _is_better(self, state: State, event: Event) -> bool:
         del state, event

@@ -20,7 +20,7 @@ def evaluate(
     trust: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model by the pinned evaluation: 15 % of residues hidden, loss in nats."""
+    """Score a model by the pinned evaluation: 15 % of residues hidden, or a causal model's likelihood, in nats."""
     from plm_composer.evaluation.evaluate import evaluate as run_evaluation
     from plm_composer.evaluation.evaluate import read_proteins
     from plm_composer.inference.load import load_trained

@@ -35,6 +35,8 @@ from plm_composer.errors import UserError, first_line
 REPLACED_BY_NAME = ("model", "optimizer", "scheduler")
 """Sections that a layer replaces as a whole if it sets another ``name`` (or ``pretrained`` model) than the layers below
 it, because the arguments of one class rarely fit another."""
+SIZES_OF_A_MODEL = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+"""All that another ``model.name`` replaces: fields of a variant, such as a recipe's ``qk_norm``, fit every size."""
 
 DATA_SOURCES = ("fasta", "val_fasta", "local", "remote", "streams")
 """Keys of ``data`` that say where proteins come from. A layer that sets one resets those that it does not set."""
@@ -384,7 +386,9 @@ def _reset_what_is_replaced(merged: DictConfig, layer: DictConfig) -> None:
             continue
         before, now = _identity(merged[section]), _identity(given)
         if before is not None and now is not None and now != before:
-            merged[section] = {}
+            kept = section == "model" and before[0] == now[0] == "name"
+            variant = {key: value for key, value in merged[section].items() if key not in SIZES_OF_A_MODEL}
+            merged[section] = variant if kept else {}
     if "max_duration" in layer and "budget" not in layer:
         merged.budget = None
     given = layer.get("data")

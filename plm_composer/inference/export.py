@@ -20,6 +20,11 @@ from plm_composer.model.weights.huggingface_config import CODE_FILES
 from plm_composer.model.weights.naming import inexpressible
 
 _ADVICE = "move it away, or choose another folder"
+_PINNED = {
+    False: "15 % of each protein's residues hidden, all as `<mask>`, windows of 1,022 residues",
+    True: "each residue given those before it, in windows of 1,022 residues, `<eos>` not counted",
+}
+"""What the pinned evaluation does, by whether the model is causal."""
 
 
 def check_export(folder: Path, form: Format = HUGGINGFACE) -> None:
@@ -122,8 +127,8 @@ def model_card(model: ESM2, run: TrainConfig | None, scores: Mapping[str, float]
         lines += [
             "",
             "## Scores",
-            "Pinned evaluation on the run's validation set: 15 % of each protein's residues hidden, all as `<mask>`, "
-            "windows of 1,022 residues, weighted by token. Perplexities of other protocols are not comparable.",
+            f"Pinned evaluation on the run's validation set: {_PINNED[config.causal]}, weighted by token. "
+            "Perplexities of other protocols are not comparable.",
             "",
             "| metric | value |",
             "|---|---|",

@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from plm_composer.checkpoints.names import LATEST
 from plm_composer.checkpoints.run_record import find_record
 from plm_composer.checkpoints.stored_folder import fetch_model
 from plm_composer.config.merge import parse_config
@@ -80,9 +81,9 @@ def load_trained(path: str | Path, trust: bool = False, head_required: bool = Tr
     """Loads a trained model and its origin.
 
     Args:
-        path: A run folder (its last checkpoint, or else its export), a Composer checkpoint (a ``.pt`` file, or the
-            folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt`` file; or the address of one of
-            these, or of a run's ``save_folder``, in an object store.
+        path: A run folder (its last checkpoint, or else its export), its ``best/`` or ``checkpoints/``, a Composer
+            checkpoint (a ``.pt`` file, or the folder of a sharded one), a Hugging Face folder, or a fair-esm ``.pt``
+            file; or the address of one of these, or of a run's ``save_folder``, in an object store.
         trust: Whether to load files that contain code.
         head_required: Whether to refuse a Hugging Face folder without a language-model head; embeddings need none.
 
@@ -105,9 +106,9 @@ def load_trained(path: str | Path, trust: bool = False, head_required: bool = Tr
     if (path / "config.json").is_file():
         config, state_dict = load_huggingface(path, trust, head_required)
         return LoadedModel(_assemble(config, state_dict, path), path)
-    latest = RunFolder(path).latest
-    if latest.exists():
-        return load_trained(latest.resolve(), trust)
+    for latest in (RunFolder(path).latest, path / LATEST):  # of a run; of its folder of checkpoints, or of the best
+        if latest.exists():
+            return load_trained(latest.resolve(), trust)
     if (path / "export").is_dir():
         return load_trained(path / "export", trust, head_required)
     if (path / ".metadata").is_file():

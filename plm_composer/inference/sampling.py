@@ -57,7 +57,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
-            raise UserError(f"the temperature is {self.temperature:g}; it must be at least 0")
+            raise UserError(f"the temperature is {self.temperature:g}; it must be at least 0, and finite")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p:g}; it must lie above 0 and at most at 1")
         wrong = set(self.prompt) - {VOCABULARY[index] for index in STANDARD_IDS}
@@ -72,7 +72,7 @@ class Sampling:
 def sample_proteins(
     model: ESM2, count: int, sampling: Sampling = Sampling(), place: Place = Place()
 ) -> Iterator[Sample]:
-    """Draws proteins. The same seed draws the same proteins on the same machine.
+    """Draws proteins of at least one residue. The same seed draws the same proteins on the same machine.
 
     Args:
         model: A causal or mixed model; it is moved to ``place.device`` and set to evaluation mode.
@@ -100,12 +100,13 @@ def _draw(model: ESM2, rows: int, sampling: Sampling, generator: torch.Generator
     layout = GrowingLayout(rows, model.config, model.embedding.weight.dtype, device)
     tokens = torch.from_numpy(tokenize(sampling.prompt)[:-1]).to(device).expand(rows, -1)
     allowed = torch.full((len(VOCABULARY),), float("-inf"), device=device)
-    allowed[[*STANDARD_IDS, EOS_ID]] = 0
+    allowed[list(STANDARD_IDS)] = 0
     running = torch.ones(rows, dtype=torch.bool, device=device)
     likelihoods = torch.zeros(rows, dtype=torch.float64, device=device)
     drawn = tokens
     while bool(running.any()) and drawn.shape[1] - 1 < sampling.max_residues:
         logits = model.grow(tokens, layout)[:, -1]
+        allowed[EOS_ID] = 0 if drawn.shape[1] > 1 else -math.inf
         tokens = _choose(logits + allowed, sampling, generator)
         found = logits.double().log_softmax(-1).gather(1, tokens)[:, 0]
         likelihoods += torch.where(running, found, 0.0)
@@ -124,7 +125,9 @@ def _choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> T
     """Draws a token for each row of logits, (rows, 33); returns (rows, 1)."""
     if sampling.temperature == 0:
         return logits.argmax(-1, keepdim=True)
-    probabilities = (logits / sampling.temperature).softmax(-1)
+    # The largest becomes 0, which no temperature makes infinite.
+    shifted = (logits - logits.amax(-1, keepdim=True)).double()
+    probabilities = (shifted / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(-1, descending=True)
         # Those after which enough are there already.

@@ -62,8 +62,10 @@ class ESM2Config:
         z_loss: Weight in the training loss of the squared logarithm of the softmax's denominator (PaLM, Chowdhery et
             al. 2022).
         causal: Let a token attend only to itself and to earlier tokens of its protein, as a model of the next residue
-            must (``objective: causal`` sets it). A short convolution then reads only the earlier of its neighbours.
-        mixed: Trained as a causal model too (``objective: mixed`` sets it): it sees both sides, unless ``as_causal``.
+            must (``objective: causal`` sets it, and nothing else). A short convolution then reads only the earlier of
+            its neighbours.
+        mixed: Trained as a causal model too (only ``objective: mixed`` sets it): it sees both sides, unless
+            ``as_causal``.
         value_residual: Mix the values of the first block into those of each later one, by a learned weight that starts
             at one half (Zhou et al. 2024, "Value Residual Learning").
         embedding_residual: Begin each block with a learned mixture of the residual stream and the embedding, which

@@ -13,6 +13,7 @@ from composer import optim as composer_optim
 from torch import nn
 
 from plm_composer.config.registry import Registry, build, check_arguments, split_name
+from plm_composer.errors import UserError
 from plm_composer.optim.kind import OptimizerKind, copies, own_optimizer
 from plm_composer.optim.lion import Lion
 from plm_composer.optim.muon import Muon, NorMuon, check_normuon, muon_groups, muon_states, normuon_states
@@ -102,8 +103,10 @@ def parse_optimizer(section: Mapping[str, Any]) -> OptimizerFactory:
         section: ``name``, and arguments of the optimizer's class.
 
     Raises:
-        UserError: The name or an argument is unknown, or an argument of another type.
+        UserError: The name or an argument is unknown, an argument of another type, or there is no ``lr``.
     """
     kind, arguments = split_name("optimizer", section, OPTIMIZERS)
     check_arguments("optimizer", kind.target, arguments, given=("params",), only_named=True)
+    if "lr" not in arguments and "lr" in inspect.signature(kind.target).parameters:
+        raise UserError("optimizer.lr is not set, and another optimizer.name drops that of the first; give a number")
     return OptimizerFactory(kind, arguments)

@@ -141,7 +141,7 @@ _PERCENT = FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
 _PREFIXED = EngFormatter(sep=" ")
 
 MEASURES = (
-    Measure("Validation accuracy", "share of masked tokens", TOKENS, _named("metrics/eval/accuracy"), _PERCENT),
+    Measure("Validation accuracy", "share of predicted tokens", TOKENS, _named("metrics/eval/accuracy"), _PERCENT),
     Measure("Learning rate", "learning rate", TOKENS, lambda run: distinct_rates(run.metrics), _PLAIN),
     Measure("Throughput", "tokens per second", SECONDS, _named(TOKENS_PER_SECOND), _PREFIXED),
     Measure("Model FLOPs utilisation (MFU)", "share of the peak", SECONDS, _named(MFU), _PERCENT),
@@ -199,7 +199,7 @@ def draw_losses(runs: Sequence[Run], clock: Clock) -> Chart | None:
             if alone and len(x):
                 ends.append((x[-1], y[-1], f"validation {y[-1]:.3f}", colour))
         axes.set_ylim(*_loss_limits(drawn))
-        axes.set_ylabel("loss, nats per masked token")
+        axes.set_ylabel("loss, nats per predicted token")
         _label_ends(axes, ends)
         return Chart(clock.title, _to_svg(figure, f"loss-{clock.name}", f"Loss against {axes.get_xlabel()}"))
 

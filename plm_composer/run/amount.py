@@ -49,8 +49,8 @@ def estimate_amount(data: DataConfig) -> Amount:
     Raises:
         UserError: A file cannot be read.
     """
-    shards = shards_folder(data.fasta, data.local) if data.fasta is not None else Path(data.local or "")
-    if (shards / MANIFEST_NAME).is_file():
+    shards = _local_shards(data)
+    if shards is not None and (shards / MANIFEST_NAME).is_file():
         split = read_manifest(shards).splits.get(data.train_split)
         if split is not None:
             # The longest bins have no end, and exceed any crop.
@@ -63,6 +63,13 @@ def estimate_amount(data: DataConfig) -> Amount:
         if (path.is_file() or not path.exists()) and data.fasta != STDIN:
             return _sample(path, data.crop_length) or unknown_amount(data.crop_length)
     return unknown_amount(data.crop_length)
+
+
+def _local_shards(data: DataConfig) -> Path | None:
+    """The folder that holds the shards, or will; None if they are elsewhere."""
+    if data.fasta is not None:
+        return shards_folder(data.fasta, data.local)
+    return Path(data.local) if data.local else None
 
 
 def unknown_amount(crop_length: int) -> Amount:

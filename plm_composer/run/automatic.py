@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from composer.utils import dist, format_name_with_dist, get_device
 from plm_composer.budget.duration import describe_duration, parse_duration
 from plm_composer.budget.optimum import LEAST_PROTEINS, SIZES, best_adamw_rate, best_batch, best_parameters, worth_of
 from plm_composer.checkpoints.resume import holds_checkpoints
-from plm_composer.config.merge import read_resolved
+from plm_composer.config.merge import SIZES_OF_A_MODEL, read_resolved
 from plm_composer.config.schema import TrainConfig
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import free_memory, prepare_cpu
@@ -31,7 +31,8 @@ from plm_composer.run_folder import RunFolder, check_owned
 AUTO = "auto"
 _SIZED = "esm2_8m"
 """The preset whose sizes are replaced."""
-_SIZES_OF_A_MODEL = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+_TIMED_FIRST = {"cpu": 9e5, "cuda": 3e7}
+"""Parameters of the first model that is timed, by the kind of device."""
 _OVERHEAD, _SHARE = 8.0, 0.95
 """Seconds for the start and the end of a run, and the share of the rest that is training."""
 _RATES: dict[str, dict[str, float]] = {
@@ -66,27 +67,27 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
     Raises:
         UserError: There is no budget, or nothing to choose by, or another value of the config is wrong.
     """
-    if config.budget is None:
-        raise UserError("auto needs a budget to choose by; set budget=20min, or name a model and a batch")
     check_values(provisional(config))
     if (earlier := _earlier_choice(config)) is not None:
         return earlier
     device = torch.device("cuda" if get_device(config.device).name == "gpu" else "cpu")
     if device.type == "cpu":
         prepare_cpu()
-    left = parse_duration("budget", config.budget) - spent
+    left = parse_duration("budget", str(config.budget)) - spent
     seconds = max(_SHARE * (left - _OVERHEAD), 0.2 * left, 1.0)
     amount, device_seconds = estimate_amount(config.data), seconds * dist.get_world_size()
     free = _free_memory(device)  # before models are timed: what they leave is kept for later ones
     speeds: dict[ESM2Config, Speed] = {}
-    model = _model_of(config, (2, 192) if device.type == "cpu" else (10, 512))
+    model = _nearest(_models_of(config), _TIMED_FIRST[device.type])
     while model not in speeds:
         speeds[model] = measure(provisional(config), model, amount, device)
         if _chooses_size(config):
             tokens, flops = speeds[model].over(device_seconds)
             wanted = best_parameters(flops * worth_of(tokens, amount.tokens) / tokens, causal=model.causal)
             lengths = _longest_microbatch(config, _batch_of(config, tokens, amount))
-            model = _nearest(config, wanted, lengths, device, free)
+            smallest, *larger = _models_of(config)
+            fitting = [each for each in larger if _memory(config, each, lengths, device) < free]
+            model = _nearest([smallest, *fitting], wanted)
     tokens, flops = speeds[model].over(device_seconds)
     chosen = dataclasses.replace(config, model=_section(config, model))
     chosen.global_train_batch_size = _batch_of(config, tokens, amount)
@@ -96,10 +97,18 @@ def choose(config: TrainConfig, spent: float = 0.0) -> TrainConfig:
 
 
 def provisional(config: TrainConfig) -> TrainConfig:
-    """A config without ``auto``, to check everything else by; the config itself if nothing is ``auto``."""
+    """A config without ``auto``, to check everything else by; the config itself if nothing is ``auto``.
+
+    Raises:
+        UserError: There is no budget, or nothing to choose by.
+    """
     if not wants_choice(config):
         return config
-    model = _section(config, _model_of(config, SIZES[0]))
+    if config.budget is None:
+        raise UserError("auto needs a budget to choose by; set budget=20min, or name a model and a batch")
+    smallest = _models_of(config)[0]
+    _rates(config, smallest, 1.0)  # refuses an optimizer whose rate nobody knows
+    model = _section(config, smallest)
     size = config.global_train_batch_size
     if size == AUTO:
         size = dist.get_world_size() * (_proteins_of_microbatch(config) or 1)
@@ -120,7 +129,7 @@ def with_choice_of(config: TrainConfig, before: Mapping[str, Any]) -> TrainConfi
     taken: dict[str, Any] = {}
     if _chooses_size(config):
         given = {key: value for key, value in config.model.items() if key != "name"}
-        taken = {key: before["model"][key] for key in ("name", *_SIZES_OF_A_MODEL) if key in before["model"]} | given
+        taken = {key: before["model"][key] for key in ("name", *SIZES_OF_A_MODEL) if key in before["model"]} | given
     optimizer = {key: value for key, value in config.optimizer.items() if value != AUTO}
     rates = {key: before["optimizer"][key] for key in _open_rates(config) if key in before["optimizer"]}
     return dataclasses.replace(
@@ -143,22 +152,40 @@ def _section(config: TrainConfig, model: ESM2Config) -> dict[str, Any]:
     """The config's ``model`` with the sizes of a model, as if the user had written them."""
     if not _chooses_size(config):
         return config.model
-    return {**config.model, "name": _SIZED, **{name: getattr(model, name) for name in _SIZES_OF_A_MODEL}}
+    return {**config.model, "name": _SIZED, **{name: getattr(model, name) for name in SIZES_OF_A_MODEL}}
+
+
+def _models_of(config: TrainConfig) -> list[ESM2Config]:
+    """The config's model in each size that its given fields fit, the smallest first; at least one.
+
+    Raises:
+        UserError: They fit none.
+    """
+    if not config.model:
+        raise UserError("model is not set; set model.name=auto, or name a model")
+    found, refusals = [], []
+    for size in SIZES if _chooses_size(config) else SIZES[:1]:
+        try:
+            found.append(_model_of(config, size))
+        except UserError as error:
+            refusals.append(error)
+    if not found:
+        raise refusals[0]
+    return found
 
 
 def _model_of(config: TrainConfig, size: tuple[int, int]) -> ESM2Config:
     """The config's model in a size (layers, width), but for the sizes that the config sets itself."""
-    if not config.model:
-        raise UserError("model is not set; set model.name=auto, or name a model")
     section = dict(config.model)
     if _chooses_size(config):
         layers, width = size
         width = section.get("hidden_size", width)
         if not isinstance(width, int) or width < 1:
             raise UserError(f"model.hidden_size is {width!r}; it must be a whole number, at least 1")
+        head = section.get("attention_head_size")
         sizes = {
             "num_hidden_layers": layers,
-            "num_attention_heads": max(1, width // 64),
+            "num_attention_heads": max(1, width // (head if isinstance(head, int) and head > 0 else 64)),
             "intermediate_size": 4 * width,
         }
         section = {**sizes, "hidden_size": width, **section, "name": _SIZED}
@@ -172,12 +199,8 @@ def _free_memory(device: torch.device) -> float:
     return free_memory(device) / (dist.get_local_world_size() if device.type == "cpu" else 1)
 
 
-def _nearest(
-    config: TrainConfig, parameters: float, lengths: list[int], device: torch.device, free: float
-) -> ESM2Config:
-    """The size nearest to a number of parameters, of those that fit into so many bytes with such proteins."""
-    smallest, *larger = (_model_of(config, size) for size in SIZES)
-    models = [smallest, *(model for model in larger if _memory(config, model, lengths, device) < free)]
+def _nearest(models: Sequence[ESM2Config], parameters: float) -> ESM2Config:
+    """The model whose number of parameters is nearest to another number."""
     return min(models, key=lambda model: abs(math.log(parameter_count(model) / parameters)))
 
 
@@ -263,7 +286,7 @@ def _earlier_choice(config: TrainConfig) -> TrainConfig | None:
 
 def _check_given_sizes(config: TrainConfig, before: Mapping[str, Any], path: Path) -> None:
     """Refuses a size that the earlier start did not have: with the others of it, it may be no model at all."""
-    for key in _SIZES_OF_A_MODEL if _chooses_size(config) else ():
+    for key in SIZES_OF_A_MODEL if _chooses_size(config) else ():
         if key in config.model and config.model[key] != before.get(key):
             raise UserError(
                 f"autoresume: {path} was started with model.{key}={before.get(key)!r} and this run has "

@@ -36,6 +36,8 @@ def check_values(config: TrainConfig) -> None:
     _check_sizes(config)
     check_precision("precision", config.precision)
     check_device("device", config.device)
+    if config.objective == "causal" and config.data.mask_span_length != 1:
+        raise UserError("data.mask_span_length has no effect with objective=causal, which masks nothing; leave it out")
     if config.preemption_grace <= 0:
         raise UserError(f"preemption_grace is {config.preemption_grace:g}; it must be above 0 seconds")
     if config.autoresume and config.save_folder is None:

@@ -38,6 +38,9 @@ _PAGES: Mapping[str, str] = {
     "code_paths": "extending.md",
     "seed": "reliability.md",
     "model": "variants.md",
+    "objective": "objectives.md",
+    "causal_share": "objectives.md",
+    "loss_weighting": "algorithms.md#masks-and-weights-of-the-data",
     "data": "#data",
     "optimizer": "optimizers.md",
     "scheduler": "optimizers.md#schedules",
@@ -55,6 +58,7 @@ _PAGES: Mapping[str, str] = {
     "save_folder": "resuming.md",
     "save_interval": "resuming.md",
     "save_num_checkpoints_to_keep": "resuming.md#checkpoints",
+    "keep_best": "resuming.md",
     "save_overwrite": "training.md#the-run-folder",
     "autoresume": "resuming.md",
     "preemption_grace": "resuming.md#stopped-by-a-signal",
@@ -74,6 +78,7 @@ _PAGES: Mapping[str, str] = {
     "data.mask_rate": "algorithms.md#mask_rate_schedule",
     "data.mask_token_fraction": "algorithms.md#mask_rate_schedule",
     "data.random_token_fraction": "algorithms.md#mask_rate_schedule",
+    "data.mask_span_length": "algorithms.md#masks-and-weights-of-the-data",
     "data.crop_length": "algorithms.md#sequence_length_warmup",
     "data.num_canonical_nodes": "launch.md#when-machines-are-taken-away",
     "data.cache_limit": "reliability.md#the-cache-of-a-remote-dataset",
@@ -84,9 +89,9 @@ _PAGES: Mapping[str, str] = {
 """Key to the page, and the heading on it, that says more. Fields of a variant have the page on variants."""
 
 _VARIANTS = (
-    "attention_head_size", "embedding_scale", "feed_forward", "initializer_residual_scaling", "intermediate_bias",
-    "layer_drop", "norm_bias", "normalization", "output_bias", "position_embedding_type", "qk_norm", "qkv_bias",
-    "residual_scale", "short_convolution", "tie_word_embeddings", "z_loss",
+    "attention_head_size", "embedding_residual", "embedding_scale", "feed_forward", "initializer_residual_scaling",
+    "intermediate_bias", "layer_drop", "norm_bias", "normalization", "output_bias", "position_embedding_type",
+    "qk_norm", "qkv_bias", "residual_scale", "short_convolution", "tie_word_embeddings", "value_residual", "z_loss",
 )  # fmt: skip
 
 _NAMED: Mapping[str, tuple[str, str]] = {

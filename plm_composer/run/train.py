@@ -253,13 +253,15 @@ def describe_result(folder: RunFolder, scores: Mapping[str, float], reported: bo
     lines += [f"{'checkpoint':<12}{folder.latest}"] if folder.latest.exists() else []
     lines += [f"{'best':<12}{folder.best / LATEST}"] if (folder.best / LATEST).exists() else []
     if folder.export.is_dir():
+        config = read_config(folder.export)
         lines += [
-            f"{'model':<12}{folder.export}  (loads with {loader(read_config(folder.export))})",
+            f"{'model':<12}{folder.export}  (loads with {loader(config)})",
             "",
             "next:",
             f"  plm evaluate {folder.export} --data PROTEINS.fasta",
             f"  plm embed {folder.export} PROTEINS.fasta --out embeddings.npz",
         ]
+        lines += [f"  plm sample {folder.export} --count 10"] if config.causal else []
     return "\n".join(lines)
 
 

@@ -102,10 +102,11 @@ def check_runs(study: Study, runs: Iterable[PlannedRun]) -> None:
         UserError: The first error, with study file, variant and key.
     """
     seen: dict[tuple[int, str], str] = {}
+    losses: dict[str, str] = {}
     for run in runs:
         place = f"{study.path}: variants.{run.variant}"
         try:
-            make_parts(provisional(run.config))
+            parts = make_parts(provisional(run.config))
             _check_data(run.config)
             _check_outcome(study, run)
         except UserError as error:
@@ -113,6 +114,13 @@ def check_runs(study: Study, runs: Iterable[PlannedRun]) -> None:
         other = seen.setdefault((run.seed, config_digest(run.config)), run.variant)
         if other != run.variant:
             raise UserError(f"{place}: is the same run as {other}; its overrides change nothing")
+        losses.setdefault(parts.model.loss_name, run.variant)
+        if len(losses) > 1:
+            (first, one), (second, other) = losses.items()
+            raise UserError(
+                f"{study.path}: variants.{one} has {first} and variants.{other} {second}, which cannot be compared; "
+                "make a study of each"
+            )
 
 
 def changes(run: PlannedRun, result: RunResult, set_digest: str | None) -> str | None:

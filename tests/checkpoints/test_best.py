@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,7 +42,7 @@ def test_the_best_is_kept(tmp_path: Path, small_set: Path) -> None:
     best = min(losses, key=losses.__getitem__)
     assert best < 8, losses
     assert best_of(folder) == [f"ep0-ba{best}-rank0.pt", "latest-rank0.pt"]
-    assert load_trained(folder / "best" / "latest-rank0.pt").model.config == load_trained(folder).model.config
+    assert load_trained(folder / "best").source == folder / "best" / f"ep0-ba{best}-rank0.pt"
 
 
 def test_the_last_may_be_the_best_and_a_resume_knows_it(tmp_path: Path, small_set: Path) -> None:
@@ -66,6 +67,10 @@ def test_the_best_score_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     resumed.load_state_dict(saver.state_dict())
     assert not due(resumed, 0.4)
     assert due(resumed, 0.6)
+    # Another score than before has no best yet.
+    other = BestCheckpointSaver(str(tmp_path), "metrics/eval/masked_nll", False)
+    other.load_state_dict({**saver.state_dict(), "best": 0.5})
+    assert math.isnan(other.best)
 
 
 def test_a_replaced_run_leaves_no_best(tmp_path: Path, small_set: Path) -> None:

@@ -387,8 +387,10 @@ def test_every_yaml_and_recipe_of_the_project_is_valid(repository: Path) -> None
     }  # fmt: skip
     for path in yamls:
         assert path.read_text().startswith("# ")
+        # A recipe's duration takes away the budget, which auto needs.
+        budget = ["budget=1h"] if path.stem == "auto" else []
         for recipe in [None, *recipes]:
-            make_parts(provisional(load_config(path, [f"recipe={recipe.stem}"] if recipe else [])))
+            make_parts(provisional(load_config(path, [*([f"recipe={recipe.stem}"] if recipe else []), *budget])))
 
 
 def test_a_recipe_that_masks_masks_alike_over_any_other(repository: Path) -> None:
@@ -448,3 +450,14 @@ def test_a_model_alone_is_its_name(run_yaml: Path) -> None:
     assert load_config(run_yaml).model == {"name": "esm2_8m"}
     config = load_config(run_yaml, ["model=esm2_35m", "model.qk_norm=true"])
     assert config.model == {"name": "esm2_35m", "qk_norm": True}
+
+
+def test_another_size_keeps_the_variant_of_the_recipe(run_yaml: Path) -> None:
+    recipe = run_yaml.parent / "recipes" / "normed.yaml"
+    recipe.write_text("model: {qk_norm: true}\n")
+    run_yaml.write_text(
+        "recipe: normed\nmodel: {name: esm2_8m, num_hidden_layers: 2, hidden_size: 64}\ndata: {fasta: sample}\n"
+    )
+    for size in ("esm2_35m", "auto"):
+        assert load_config(run_yaml, [f"model={size}"]).model == {"name": size, "qk_norm": True}
+    assert load_config(run_yaml, ["model={pretrained: folder}"]).model == {"pretrained": "folder"}

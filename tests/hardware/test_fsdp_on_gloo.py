@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
+from tests.gloo import spawn_on_cpus
 
 MESHES = {"fsdp": ((2,), ("shard",)), "hsdp": ((2, 1), ("replicate", "shard"))}
 WORLD = 2
@@ -41,7 +42,7 @@ def work(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("gradients")
-    torch.multiprocessing.spawn(work, args=(folder,), nprocs=WORLD)
+    spawn_on_cpus(work, folder, WORLD)
     return torch.load(folder / "result.pt")
 
 

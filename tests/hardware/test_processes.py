@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from plm_composer.hardware.processes import LostProcess, explaining_lost_processes, first_ones, greatest_of_all
+from tests.gloo import spawn_on_cpus
 
 
 def work(rank: int, folder: Path) -> None:
@@ -21,7 +21,7 @@ def work(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, args=(tmp_path,), nprocs=2)
+    spawn_on_cpus(work, tmp_path)
     assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["6 5", "6 5"]
 
 
@@ -40,7 +40,7 @@ def leave(rank: int, folder: Path) -> None:
 
 
 def test_a_process_that_has_ended_is_one_line_in_the_others(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(leave, args=(tmp_path,), nprocs=2)
+    spawn_on_cpus(leave, tmp_path)
     error = (tmp_path / "error").read_text()
     # Which call of gloo notices first, a read or a write, is chance.
     assert re.fullmatch(

@@ -14,6 +14,7 @@ from plm_composer.errors import UserError
 from plm_composer.hardware.sharding import make_sharding
 from plm_composer.run.parts import make_parts
 from plm_composer.run.trainer import make_model
+from tests.gloo import spawn_on_cpus
 
 SHAPE = {"name": "esm2_3b", "num_hidden_layers": 2, "hidden_size": 1280, "intermediate_size": 5120}
 """ESM2-3B's, shortened and of half its width: 164 MB of weights."""
@@ -97,7 +98,7 @@ def test_no_process_holds_the_model_twice_and_only_one_holds_it_whole(
 ) -> None:
     # Has the C library return what is freed: by default that depends on what was freed before.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
-    torch.multiprocessing.spawn(work, args=(tmp_path,), nprocs=2)
+    spawn_on_cpus(work, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.manual_seed(1)
     plain = sharded_model(SHAPE).state_dict()

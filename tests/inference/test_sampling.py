@@ -33,7 +33,7 @@ def test_the_same_seed_draws_the_same_proteins(model: ESM2) -> None:
     first, again = (list(sample_proteins(model, 5, sampling)) for _ in range(2))
     assert first == again
     assert len({each.residues for each in first}) > 1
-    assert all(set(each.residues) <= RESIDUES and len(each.residues) <= 40 for each in first)
+    assert all(set(each.residues) <= RESIDUES and 1 <= len(each.residues) <= 40 for each in first)
     other = list(sample_proteins(model, 5, dataclasses.replace(sampling, seed=1)))
     assert [each.residues for each in other] != [each.residues for each in first]
 
@@ -67,10 +67,24 @@ def test_draws_follow_the_probabilities(model: ESM2) -> None:
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
 
 
+def test_no_protein_is_empty(model: ESM2) -> None:
+    assert all(each.residues for each in sample_proteins(model, 2000, Sampling(max_residues=2, batch_size=2000)))
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-320])
+def test_the_smallest_temperatures_take_the_likeliest(model: ESM2, temperature: float) -> None:
+    greedy, cold = (
+        [each.residues for each in sample_proteins(model, 2, Sampling("M", temperature=each, max_residues=10))]
+        for each in (0, temperature)
+    )
+    assert cold == greedy
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"temperature": -1.0}, "the temperature is -1"),
+        ({"temperature": float("inf")}, "it must be at least 0, and finite"),
         ({"top_p": 0.0}, "top_p is 0"),
         ({"prompt": "MX"}, "the prompt holds 'X'"),
         ({"prompt": "MKV", "max_residues": 3}, "leave none to draw"),

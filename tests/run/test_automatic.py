@@ -73,6 +73,14 @@ def test_a_model_fits_into_the_memory(steady: None, monkeypatch: pytest.MonkeyPa
     assert predict_memory(make_parts(dataclasses.replace(tight, data=DataConfig(fasta="sample")))).memory.total < 4e8
 
 
+def test_a_manifest_of_the_working_folder_is_not_that_of_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_fasta([TRAIN_FASTA], tmp_path, progress=False)
+    monkeypatch.chdir(tmp_path)
+    assert estimate_amount(DataConfig(remote="s3://bucket/shards")) == unknown_amount(512)
+
+
 def test_a_manifest_says_what_shards_hold(tmp_path: Path) -> None:
     convert_fasta([TRAIN_FASTA], tmp_path / "shards", progress=False)
     found = estimate_amount(DataConfig(local=str(tmp_path / "shards")))
@@ -104,13 +112,20 @@ def test_a_batch_holds_the_microbatch_that_is_given(steady: None) -> None:
 def test_a_rate_that_is_no_number_is_left_to_the_optimizer_to_refuse(steady: None) -> None:
     with pytest.raises(UserError, match=r"optimizer\.lr"):
         make_parts(chosen("optimizer.lr=fast"))
+    with pytest.raises(UserError, match=r"optimizer\.lr is not set, and another optimizer\.name drops"):
+        make_parts(chosen("optimizer.name=adamw"))
 
 
 def test_what_is_given_holds(steady: None) -> None:
     config = chosen("model.hidden_size=128", "global_train_batch_size=24", "optimizer.lr=0.04")
     assert (config.model["hidden_size"], config.model["num_attention_heads"]) == (128, 2)
     assert (config.global_train_batch_size, config.optimizer["lr"], config.optimizer["adamw_lr"]) == (24, 0.04, 3e-3)
+    config = chosen("model.num_attention_heads=3", "budget=1min")
+    assert (config.model["hidden_size"], config.model["num_attention_heads"]) == (192, 3)
+    config = chosen("model.attention_head_size=32")
+    assert config.model["num_attention_heads"] == config.model["hidden_size"] // 32
     config = chosen("model=esm2_35m", "optimizer={name: adamw, lr: auto}")
+    assert config.model["qk_norm"]  # the recipe's
     assert config.model["name"] == "esm2_35m"
     assert 1e-4 < config.optimizer["lr"] < 1e-2
 
@@ -120,6 +135,7 @@ def test_what_is_given_holds(steady: None) -> None:
     [
         (["max_duration=1ep"], "auto needs a budget"),
         (["optimizer={name: lion, lr: auto}"], "optimizer.lr is auto, which is known for muon, normuon, adamw"),
+        (["model.num_attention_heads=11"], "model.hidden_size: 64 over 11 heads gives no even head width"),
         (["model={pretrained: somewhere}"], "model.pretrained has its own size and data"),
         (["model.hidden_size=wide"], "model.hidden_size is 'wide'; it must be a whole number"),
     ],

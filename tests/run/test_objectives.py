@@ -62,6 +62,7 @@ ASSAY = "mutant,mutated_sequence,DMS_score\nM1A,AKTAYIA,1\nK2A,MATAYIA,2\nT3A,MK
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["objective=causal", "data.mask_span_length=3"], "data.mask_span_length has no effect with objective=causal"),
         (["objective=next"], "objective is 'next'; choose from masked, causal"),
         (["model.causal=true"], "model.causal follows from the objective"),
         (["objective=causal", "algorithms.mask_rate_schedule={initial_rate: 0.15, final_rate: 0.1}"],

@@ -119,6 +119,11 @@ def test_a_changed_variant_is_refused_before_anything_runs(tmp_path) -> None:
         ({"variants": {"plain": [], "same": []}}, "variants.same: is the same run as plain"),
         ({"variants": {"plain": [], "fast": ["data.local=nowhere"]}}, "variants.fast: data.local: there is no folder"),
         ({"variants": {"plain": ["data.val_split=null"]}}, "variants.plain: data.val_split is null"),
+        (
+            {"variants": {"plain": [], "causal": ["objective=causal"]}},
+            "variants.plain has masked_nll and variants.causal residue_nll, which cannot be compared",
+        ),
+        ({"variants": {"plain": ["model=auto", "budget=null"]}}, "variants.plain: auto needs a budget"),
         ({"variants": {"plain": ["save_folder=x"]}}, "variants.plain: save_folder is x; all runs would share it"),
         ({"common": ["max_duratoin=1ba"]}, "common: max_duratoin: there is no such key; did you mean 'max_duration'"),
         ({"yaml": "none.yaml"}, "yaml: "),

@@ -47,7 +47,7 @@ def categorical_jacobian(model: ESM2, token_ids: npt.NDArray[np.int64], place: P
     """Computes the logits of a protein's residues under every substitution of one of them.
 
     Zhang et al. subtract the logits of the protein itself. These are the same for all substitutions, so that centring
-    takes them out too.
+    takes them out too. Half of a causal model's Jacobian is zero: it sees earlier residues only.
 
     Args:
         model: The model.
@@ -59,7 +59,8 @@ def categorical_jacobian(model: ESM2, token_ids: npt.NDArray[np.int64], place: P
     """
     residues = len(token_ids) - 2
     jacobian = np.empty((residues, _KINDS, residues, _KINDS), dtype=np.float32)
-    asked = np.arange(1, residues + 1)
+    # A causal model predicts a residue at the token before it.
+    asked = np.arange(1, residues + 1) - int(model.config.causal)
     substitutions = [
         (position, kind) for position in range(residues) for kind in range(_KINDS)
         if token_ids[position + 1] != _FIRST + kind

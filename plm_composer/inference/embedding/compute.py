@@ -37,8 +37,11 @@ def embed_proteins(
         Vectors in the order of the proteins, and for ``residues`` of their residues, (rows, layers, hidden_size).
 
     Raises:
-        UserError: A protein is empty, the model has no such layer, or a value is infinite or not a number.
+        UserError: A protein is empty, the model has no such layer, or a value is infinite or not a number; or the
+            vector of ``<cls>`` is asked of a causal model, where it is the same for all proteins.
     """
+    if request.kind == CLS and model.config.causal:
+        raise UserError("--cls: <cls> of a causal model sees no residue; leave it out for the mean over residues")
     if empty := [index for index, protein in enumerate(proteins) if not protein]:
         raise UserError(f"protein {empty[0]} has no residues; leave it out")
     if not proteins:

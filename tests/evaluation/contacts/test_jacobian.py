@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from plm_composer.evaluation.contacts.jacobian import categorical_jacobian, predict_by_jacobian, score_pairs
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.predict import Place, tokenize
-from tests.model.small_models import make_model
+from tests.model.small_models import SMALL, make_model
 
 
 @torch.no_grad()
@@ -16,13 +20,15 @@ def _by_loop(model: ESM2, protein: str) -> np.ndarray:
     """Zhang et al.'s steps: differences of logits, centring, symmetric tensor, norm, average product correction."""
     tokens = torch.from_numpy(tokenize(protein))
     length = len(protein)
-    itself = model(tokens[None])[0, 1:-1, 4:24]
+    # The logits that predict a residue are its own, or in a causal model those of the token before.
+    of_residues = slice(0, length) if model.config.causal else slice(1, length + 1)
+    itself = model(tokens[None])[0, of_residues, 4:24]
     tensor = np.zeros((length, 20, length, 20))
     for position in range(length):
         for kind in range(20):
             changed = tokens.clone()
             changed[position + 1] = 4 + kind
-            tensor[position, kind] = (model(changed[None])[0, 1:-1, 4:24] - itself).numpy()
+            tensor[position, kind] = (model(changed[None])[0, of_residues, 4:24] - itself).numpy()
     for axis in range(4):
         tensor = tensor - tensor.mean(axis, keepdims=True)
     tensor = (tensor + tensor.transpose(2, 3, 0, 1)) / 2
@@ -33,8 +39,9 @@ def _by_loop(model: ESM2, protein: str) -> np.ndarray:
     return scores
 
 
-def test_it_is_that_of_a_plain_loop() -> None:
-    model = make_model()
+@pytest.mark.parametrize("changes", [{}, {"causal": True, "token_dropout": False}], ids=str)
+def test_it_is_that_of_a_plain_loop(changes: dict[str, Any]) -> None:
+    model = make_model(dataclasses.replace(SMALL, **changes))
     proteins = ["MKTAYX", "ACDE", "M"]  # X is no amino acid: all 20 substitute it
     found = dict(predict_by_jacobian(model, proteins, Place(batch_tokens=60)))
     assert found[0].dtype == np.float32

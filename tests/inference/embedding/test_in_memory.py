@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,12 @@ def test_a_class_of_ones_own_has_the_last_word_on_its_last_layer(model: ESM2) ->
 def test_what_is_impossible_is_refused(model: ESM2, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         embed(model, PROTEINS, **arguments)
+
+
+def test_the_first_token_of_a_causal_model_is_refused() -> None:
+    causal = make_model(dataclasses.replace(SMALL, causal=True, token_dropout=False))
+    with pytest.raises(UserError, match="<cls> of a causal model sees no residue"):
+        embed(causal, PROTEINS, cls=True)
 
 
 def test_a_protein_without_residues_is_refused_and_none_at_all_are_none(model: ESM2) -> None:

@@ -248,6 +248,17 @@ def test_classifiers_learn_and_are_read_without_their_head(
     assert auto.from_pretrained(tmp_path / "saved", **TRUSTED).config.num_labels == 3
 
 
+@torch.no_grad()
+def test_a_causal_model_classifies_by_its_last_token(tmp_path: Path) -> None:
+    export("causal", tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3, **TRUSTED).eval()
+    batch = proteins(tmp_path)
+    together = model(**batch).logits
+    assert (together[0] - together[1]).abs().max() > 1e-4
+    for ids, mask, found in zip(batch["input_ids"], batch["attention_mask"], together, strict=True):
+        close(model(ids[mask.bool()][None]).logits[0], found, SAME)
+
+
 def test_regression(tmp_path: Path) -> None:
     export("wide heads", tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=1, **TRUSTED)

@@ -281,7 +281,7 @@ class ContactHead(nn.Module):
 
 
 class SequenceHead(nn.Module):
-    """Classifies a protein by its first token, ``<cls>``, as ``EsmForSequenceClassification`` does."""
+    """Classifies a protein by one token: ``<cls>``, as ``EsmForSequenceClassification`` does, if it sees the others."""
 
     def __init__(self, hidden_size: int, num_labels: int) -> None:
         super().__init__()
@@ -289,8 +289,8 @@ class SequenceHead(nn.Module):
         self.out_proj = nn.Linear(hidden_size, num_labels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, shape (B, labels), from hidden states, (B, L, hidden_size)."""
-        return self.out_proj(torch.tanh(self.dense(x[:, 0])))
+        """Logits, shape (B, labels), from the hidden states of the tokens, (B, hidden_size)."""
+        return self.out_proj(torch.tanh(self.dense(x)))
 
 
 class PlmComposerPreTrainedModel(PreTrainedModel):
@@ -404,12 +404,7 @@ class PlmComposerModel(PlmComposerPreTrainedModel):
         wants_maps = self.config.output_attentions if output_attentions is None else output_attentions
         wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        if attention_mask is not None:
-            is_token = attention_mask.bool()
-        elif input_ids is not None:
-            is_token = input_ids != PAD_ID
-        else:
-            is_token = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        is_token = self._find_tokens(input_ids, attention_mask, x)
         is_mask = torch.zeros_like(is_token) if input_ids is None else (input_ids == MASK_ID) & is_token
         x = self._scale_embeddings(x, is_token, is_mask)
 
@@ -429,6 +424,14 @@ class PlmComposerModel(PlmComposerPreTrainedModel):
             hidden_states=(*states[:-1], x) if wants_states else None,
             attentions=tuple(maps) if wants_maps else None,
         )
+
+    def _find_tokens(self, input_ids: Tensor | None, attention_mask: Tensor | None, x: Tensor) -> Tensor:
+        """Whether a position holds a token, shape (B, L); ``x`` is (B, L, hidden_size)."""
+        if attention_mask is not None:
+            return attention_mask.bool()
+        if input_ids is not None:
+            return input_ids != PAD_ID
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
 
     def _scale_embeddings(self, x: Tensor, is_token: Tensor, is_mask: Tensor) -> Tensor:
         if self.architecture.embedding_scale != 1:
@@ -478,14 +481,15 @@ class PlmComposerWithHead(PlmComposerModel):
             ``logits``, and the mean ``loss`` over the labels.
         """
         encoded = self._encode(input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states)
-        logits = self._logits(encoded.last_hidden_state)
+        hidden = encoded.last_hidden_state
+        logits = self._logits(hidden, self._find_tokens(input_ids, attention_mask, hidden))
         loss = None if labels is None else self._loss(logits, labels.to(logits.device))
         output = self.output_class(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
         return self._returned(output, return_dict)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, is_token: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -510,7 +514,8 @@ class PlmComposerForMaskedLM(PlmComposerWithHead):
         """Replaces the decoder of a model whose tables are not tied."""
         self.decoder = value
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, is_token: Tensor) -> Tensor:
+        del is_token
         table = self.embedding.weight if self.architecture.tie_word_embeddings else self.decoder.weight
         return self.lm_head(hidden, table)
 
@@ -539,7 +544,8 @@ class PlmComposerForSequenceClassification(PlmComposerWithHead):
     """Classifies proteins, or predicts numbers of them, with a new head: logits of shape (B, labels).
 
     Labels are classes, (B,), integers; numbers, (B,) or (B, labels), for a regression; or 0 and 1 for each class,
-    (B, labels), floats. ``config.problem_type`` says which; if it is not set, the first labels do.
+    (B, labels), floats. ``config.problem_type`` says which; if it is not set, the first labels do. The head reads
+    ``<cls>``, or a causal model's last token.
     """
 
     output_class = SequenceClassifierOutput
@@ -547,8 +553,12 @@ class PlmComposerForSequenceClassification(PlmComposerWithHead):
     def _add_head(self, config: PlmComposerConfig) -> None:
         self.classifier = SequenceHead(config.hidden_size, config.num_labels)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self.classifier(hidden)
+    def _logits(self, hidden: Tensor, is_token: Tensor) -> Tensor:
+        if not self.architecture.causal:
+            return self.classifier(hidden[:, 0])
+        # <cls> sees nothing but itself there; the last token sees all.
+        positions = torch.arange(is_token.shape[1], device=hidden.device)
+        return self.classifier(hidden[torch.arange(len(hidden), device=hidden.device), (positions * is_token).amax(-1)])
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.config.problem_type is None:
@@ -575,5 +585,6 @@ class PlmComposerForTokenClassification(PlmComposerWithHead):
     def _add_head(self, config: PlmComposerConfig) -> None:
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, is_token: Tensor) -> Tensor:
+        del is_token
         return self.classifier(hidden)
