@@ -7,7 +7,7 @@
 # make lint    linter, formatter and type checker
 # make docs    the documentation as a site, in build/docs; its links are checked
 # make install the environment alone; make install-wandb, -mlflow, -tensorboard, -spark: with an extra
-# make gpu-check   on a GPU: parity tests, and a table of speeds to paste into docs/performance.md
+# make gpu-check   on a GPU: tables to paste into docs/performance.md, short trainings, tests; gpu-check-67m: one stage
 #
 # TORCH=2.7.0, which Composer pins, or TORCH=2.11.0, the newest that is tested: by default where there is no GPU, or a
 # driver that is new enough for its CUDA. Blackwell cards need it.
@@ -22,7 +22,9 @@ TORCH ?= $(shell [ -z "$(DRIVER)" ] || [ "$(DRIVER)" -ge 580 ] && echo 2.11.0 ||
 TORCHVISION = 0.$(shell echo $$(($(word 2,$(subst ., ,$(TORCH))) + 15))).*
 UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --compile-bytecode
 
-.PHONY: install train test test-core test-sanity test-faults test-lowest lint docs gpu-check
+.PHONY: install train test test-core test-sanity test-faults test-lowest lint docs gpu-check gpu-check-device \
+	gpu-check-150m gpu-check-67m gpu-check-loop gpu-check-attention gpu-check-cramming gpu-check-fsdp gpu-check-small \
+	gpu-check-650m gpu-check-8m gpu-check-tests gpu-check-curves
 .DEFAULT_GOAL := train
 
 # What takes the place of Composer's pin of torch.
@@ -91,11 +93,75 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/mkdocs build --strict
 
-gpu-check: $(VENV)/.installed-test
-	@$(VENV)/bin/python -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
+# GPU_PYTHON=python3 takes an environment that has everything, such as one on a machine without network, as it is.
+# FASTA and VAL_FASTA: proteins; by default the bundled sample, whose longest has 512 residues.
+# CONTENDERS: of train_step.py, by parts of their names; fair-esm's attention does not fit beside the others' batches.
+GPU_PYTHON ?= $(VENV)/bin/python
+FASTA ?= plm_composer/sample/train.fasta.gz
+VAL_FASTA ?= plm_composer/sample/val.fasta.gz
+CONTENDERS ?= transformers plain "ours: fast"
+
+# The most telling first, in case time is short. Each stage ends after some minutes, whatever hangs.
+GPU_STAGES := 150m 67m loop attention cramming fsdp small 650m 8m tests
+GPU_SITE := build/gpu_check
+on_gpu = PYTHONPATH="$(CURDIR):$(CURDIR)/$(GPU_SITE)$${PYTHONPATH:+:$$PYTHONPATH}" PYTHONUNBUFFERED=1 \
+	timeout -k 10 $(1) $(GPU_PYTHON)
+gpu_step = $(call on_gpu,420) benchmarks/train_step.py --fasta $(FASTA) --precision bf16 --compile \
+	--implementation $(CONTENDERS) --model
+gpu_data = data.fasta=$(FASTA) data.val_fasta=$(VAL_FASTA) data.local=data/gpu_check/$(subst /,_,$(FASTA))
+gpu_run = run_name=gpu_check_$(1) autoresume=false save_overwrite=true progress_bar=false
+
+gpu-check: gpu-check-device
+	@$(MAKE) --no-print-directory --jobs=1 --keep-going $(addprefix gpu-check-,$(GPU_STAGES))
+
+# What an install would say of the package, which asks for its own version.
+GPU_METADATA := $(GPU_SITE)/plm_composer.dist-info/METADATA
+$(GPU_METADATA): plm_composer/__init__.py
+	@mkdir -p $(@D)
+	@sed -n 's/^__version__ = "\(.*\)"/Metadata-Version: 2.1\nName: plm-composer\nVersion: \1/p' $< > $@
+
+gpu-check-device: $(if $(filter $(VENV)/bin/python,$(GPU_PYTHON)),$(VENV)/.installed-test,$(GPU_METADATA))
+	@$(GPU_PYTHON) -c 'import torch; raise SystemExit(not torch.cuda.is_available())' \
 	|| { echo "error: torch finds no CUDA device" >&2; exit 2; }
-	$(VENV)/bin/python -m pytest tests/model
-	$(VENV)/bin/python benchmarks/attention.py --tokens 65536
-	$(VENV)/bin/python benchmarks/train_step.py --model esm2_150m --proteins 256 --precision bf16 --compile
-	$(VENV)/bin/python benchmarks/train_step.py --model esm2_650m --crop 1024 --proteins 32 --precision bf16 --compile
-	$(VENV)/bin/python benchmarks/loop.py yamls/cramming.yaml recipe=cramming data.fasta=sample --repeats 1
+
+gpu-check-150m: gpu-check-device
+	$(gpu_step) esm2_150m --crop 512 --proteins 256
+
+gpu-check-67m: gpu-check-device
+	$(gpu_step) cramming_67m --crop 512 --proteins 256
+
+gpu-check-650m: gpu-check-device
+	$(gpu_step) esm2_650m --crop 1024 --proteins 48
+
+gpu-check-8m: gpu-check-device
+	$(gpu_step) esm2_8m --crop 512 --proteins 512
+
+gpu-check-loop: gpu-check-device
+	$(call on_gpu,240) benchmarks/loop.py yamls/cramming.yaml recipe=cramming global_train_batch_size=512 $(gpu_data) \
+	--repeats 1
+
+gpu-check-attention: gpu-check-device
+	$(call on_gpu,180) benchmarks/attention.py --fasta $(FASTA) --tokens 65536
+
+gpu-check-cramming: gpu-check-device
+	$(call on_gpu,120) train.py yamls/cramming.yaml recipe=cramming budget=75s global_train_batch_size=512 $(gpu_data) \
+	$(call gpu_run,cramming)
+	@cat runs/gpu_check_cramming/ledger.json; tail -n 2 runs/gpu_check_cramming/metrics.jsonl
+
+gpu-check-fsdp: gpu-check-device
+	$(call on_gpu,180) -m composer.cli.launcher -n 1 train.py yamls/esm2_650m.yaml recipe=fsdp max_duration=6ba \
+	save_interval=6ba global_train_batch_size=64 $(gpu_data) data.val_split=null $(call gpu_run,fsdp)
+	@tail -n 1 runs/gpu_check_fsdp/metrics.jsonl
+
+gpu-check-small: gpu-check-device
+	$(call on_gpu,90) -m composer.cli.launcher -n 1 train.py yamls/esm2_small.yaml max_duration=100ba \
+	$(call gpu_run,small)
+	@tail -n 1 runs/gpu_check_small/metrics.jsonl
+
+gpu-check-tests: gpu-check-device
+	$(call on_gpu,240) -m pytest tests/model
+
+# Not among the stages: three trainings of four minutes.
+gpu-check-curves: gpu-check-device
+	$(call on_gpu,1200) benchmarks/loss_curves.py --train $(FASTA) --val $(VAL_FASTA) --seconds 240 --seeds 1 \
+	--json runs/gpu_check_curves.json

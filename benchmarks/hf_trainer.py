@@ -1,7 +1,8 @@
 """ESM2-8M as `transformers` trains it: its Trainer, its collator, batches padded to their longest protein, AdamW.
 
 The optimizer and the schedule are those of `recipe=cramming_2024` (1e-3, 5 % warm-up, linear decay to zero), the
-masking is ESM2's. The run ends after a number of seconds since the start of the process; the schedule follows the time.
+masking is ESM2's, the precision bf16 where the hardware multiplies it and fp32 elsewhere. The run ends after a number
+of seconds since the start of the process; the schedule follows the time.
 
     python benchmarks/hf_trainer.py --fasta train.fasta.gz --seconds 300 --out runs/hf
 """
@@ -26,6 +27,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from plm_composer.hardware.precision import multiplies_bf16
 from plm_composer.shards.inputs.fasta import read_fasta
 from plm_composer.tokenizer import VOCABULARY
 
@@ -132,8 +134,9 @@ def main() -> None:
         model,
         TrainingArguments(
             output_dir=str(arguments.out / "trainer"), seed=arguments.seed, max_steps=10**9, save_strategy="no",
-            per_device_train_batch_size=arguments.batch, bf16=True, use_cpu=on_cpu, max_grad_norm=0.5, report_to=[],
-            disable_tqdm=True, logging_steps=20, dataloader_num_workers=1, dataloader_pin_memory=not on_cpu,
+            per_device_train_batch_size=arguments.batch, bf16=multiplies_bf16("cpu" if on_cpu else "gpu"),
+            use_cpu=on_cpu, max_grad_norm=0.5, report_to=[], disable_tqdm=True, logging_steps=20,
+            dataloader_num_workers=1, dataloader_pin_memory=not on_cpu,
         ),
         DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
         Proteins(arguments.fasta, tokenizer, arguments.crop),

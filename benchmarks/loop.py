@@ -1,8 +1,8 @@
 """The training loop against the bare step: what Composer, the loader, callbacks and loggers cost.
 
 ``train.py`` trains a YAML's model for some batches, and logs how many real tokens a second it has, waiting for data
-included. The same model and optimizer then step over the same batches with nothing around them. Both run in processes
-of their own, in turn.
+included. The same model and optimizer then step over the same batches with nothing around them: these lie on the device
+before the clock starts. Both run in processes of their own, in turn.
 
     python benchmarks/loop.py yamls/esm2_small.yaml recipe=cramming --batches 60 --repeats 3
 """
@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import best_device, timed
+from machine import best_device, send, timed
 from tables import print_table, write_json
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from plm_composer.data.batches import Batch, count_tokens, split_by_tokens
@@ -59,13 +58,24 @@ def train(yaml: Path, overrides: Sequence[str], batches: int, folder: Path) -> f
         batches: How many to train.
         folder: The run folder.
     """
-    fixed = (f"max_duration={batches}ba", f"run_folder={folder}", "save_folder=null", "export=false")
-    quiet = ("progress_bar=false", "data.val_split=null")
-    subprocess.run([sys.executable, TRAIN, yaml, *overrides, *fixed, *quiet], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(TRAIN), str(yaml), *overrides, *for_some_batches(batches, folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss/train/total" in line]
     first, last = steps[WARM_UP - 1], steps[-1]
     return float((last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"]))
+
+
+def for_some_batches(batches: int, folder: Path) -> tuple[str, ...]:
+    """Overrides that make any run one of some batches, of which only ``metrics.jsonl`` is wanted.
+
+    Args:
+        batches: How many to train.
+        folder: The run folder.
+    """
+    # Without checkpoints there is nothing to resume from, which some YAMLs want to.
+    without = ("save_folder=null", "autoresume=false", "export=false", "progress_bar=false", "data.val_split=null")
+    return (f"max_duration={batches}ba", f"run_folder={folder}", *without)
 
 
 def step(yaml: Path, overrides: Sequence[str], batches: int) -> float:
@@ -85,16 +95,16 @@ def step(yaml: Path, overrides: Sequence[str], batches: int) -> float:
     def work(microbatches: Sequence[Batch]) -> None:
         optimizer.zero_grad()
         for part in microbatches:
-            sent = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in part.items()}
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = model.loss(model(sent), sent)
+                loss = model.loss(model(part), part)
             (loss / len(microbatches)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
     limit, tokens, seconds = config.device_train_microbatch_tokens, 0, 0.0
     for number, batch in enumerate(itertools.islice(loaded(dataset), batches)):
-        microbatches = [batch] if limit is None else split_by_tokens(batch, limit)
+        cut = [batch] if limit is None else split_by_tokens(batch, limit)
+        microbatches = [send(part, device) for part in cut]
         taken = timed(functools.partial(work, microbatches), device)
         if number >= WARM_UP:
             tokens, seconds = tokens + count_tokens(batch)["total"], seconds + taken
@@ -102,8 +112,12 @@ def step(yaml: Path, overrides: Sequence[str], batches: int) -> float:
 
 
 def loaded(dataset: StreamingProteinDataset) -> Iterator[Batch]:
-    """The batches that a training gets."""
-    return iter(DataLoader(dataset, dataset.batch_size, collate_fn=dataset.collate, drop_last=True))
+    """The batches that a training gets, epoch after epoch."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_size=dataset.batch_size, collate_fn=dataset.collate, drop_last=True
+    )
+    while True:
+        yield from loader
 
 
 def make_row(what: str, speeds: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
@@ -123,6 +137,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
+    if arguments.batches <= WARM_UP:
+        parser.error(f"--batches is {arguments.batches}; it must be above {WARM_UP}, which are left out")
     print(describe_machine(), flush=True)
     trained, bare = [], []
     for _ in range(arguments.repeats):

@@ -2,7 +2,7 @@
 
 Each contender trains from the command line for the same time, start-up and conversion included, and leaves its model at
 eight moments. All of these are scored afterwards by the pinned evaluation, so that no contender pays for it. The
-contenders run in turn, seed after seed.
+contenders run in turn, seed after seed. On a GPU they are larger: ours, and young-su-ko's recipe at its own size, 67M.
 
     python benchmarks/loss_curves.py --train train.fasta.gz --val val600.fasta.gz --seconds 300 \
         --json benchmarks/results/loss_curves.json
@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from machine import best_device
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from tables import print_table
@@ -56,6 +58,26 @@ def protein_language_model(train: Path, out: Path, seconds: int, seed: int) -> l
     return composer("esm2_small", train, out, seconds, seed, *recipe, *model, *parts)
 
 
+def auto(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """``yamls/auto.yaml``, which chooses by the time."""
+    return composer("auto", train, out, seconds, seed)
+
+
+def cramming(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """``yamls/cramming.yaml``, 67M, with ``recipe=cramming``, in batches that leave some hundred of them in minutes."""
+    return composer("cramming", train, out, seconds, seed, "recipe=cramming", "global_train_batch_size=512")
+
+
+def protein_language_model_67m(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """The recipe of young-su-ko's ``protein-language-model`` at its own size: docs/recipes.md.
+
+    67M padded to 512 in bf16, AdamW at 1e-3, 25 % ``<mask>``, clipping at 0.5, and its batch, 16 times 128 proteins.
+    """
+    recipe = ("recipe=cramming_2024", "data.crop_length=512", "data.batch_format=padded_to_crop_length")
+    batch = ("global_train_batch_size=2048", "device_train_microbatch_tokens=65536")
+    return composer("cramming", train, out, seconds, seed, *recipe, "precision=amp_bf16", *batch)
+
+
 def composer(yaml: str, train: Path, out: Path, seconds: int, seed: int, *overrides: str) -> list[str]:
     """The command that trains a YAML from FASTA, and keeps its checkpoints."""
     data = (f"data.fasta={train}", f"data.local={out}-shards", "data.val_split=null")
@@ -73,12 +95,19 @@ def transformers(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
     ]  # fmt: skip
 
 
-CONTENDERS: dict[str, tuple[Command, str]] = {
-    "plm-composer, recipe=cramming (1.8 M)": (ours, "checkpoints/*.pt"),
-    "transformers' Trainer (ESM2-8M)": (transformers, "*s"),
-    "young-su-ko's protein-language-model (ESM2-8M)": (protein_language_model, "checkpoints/*.pt"),
+CONTENDERS: dict[str, dict[str, tuple[Command, str]]] = {
+    "cpu": {
+        "plm-composer, recipe=cramming (1.8 M)": (ours, "checkpoints/*.pt"),
+        "transformers' Trainer (ESM2-8M)": (transformers, "*s"),
+        "young-su-ko's protein-language-model (ESM2-8M)": (protein_language_model, "checkpoints/*.pt"),
+    },
+    "cuda": {
+        "plm-composer, auto": (auto, "checkpoints/*.pt"),
+        "plm-composer, recipe=cramming (67 M)": (cramming, "checkpoints/*.pt"),
+        "young-su-ko's protein-language-model (67 M)": (protein_language_model_67m, "checkpoints/*.pt"),
+    },
 }
-"""Name to the command that trains, and to where its models are."""
+"""By device, name to the command that trains, and to where its models are."""
 
 
 def train(name: str, fasta: Path, folder: Path, seconds: int, seed: int) -> dict[str, Any]:
@@ -94,7 +123,7 @@ def train(name: str, fasta: Path, folder: Path, seconds: int, seed: int) -> dict
     Returns:
         A row without losses: ``models`` has each model with the seconds from the start of the command to its file.
     """
-    command, pattern = CONTENDERS[name]
+    command, pattern = CONTENDERS[best_device().type][name]
     out = folder / f"{command.__name__}-{seed}"
     began = time.time()
     subprocess.run(command(fasta, out, seconds, seed), check=True, stdout=subprocess.DEVNULL)
@@ -106,10 +135,17 @@ def train(name: str, fasta: Path, folder: Path, seconds: int, seed: int) -> dict
 def score(row: dict[str, Any], proteins: Sequence[bytes]) -> dict[str, Any]:
     """Scores the models of a run: ``curve`` has seconds and loss of each, in order."""
     models = sorted(row.pop("models").items(), key=lambda item: item[1])
-    dtype = autocast_dtype("auto", "cpu")
-    losses = [evaluate(load_model(path), proteins, autocast_dtype=dtype).loss for path, _ in models]
+    device = best_device()
+    # fp32 is fast enough on a GPU.
+    dtype = autocast_dtype("auto", "cpu") if device.type == "cpu" else None
+    losses = [evaluate(load_model(path), proteins, device=str(device), autocast_dtype=dtype).loss for path, _ in models]
     curve = [(round(at, 1), round(loss, 5)) for (_, at), loss in zip(models, losses, strict=True)]
     return {**row, "seconds": round(row["seconds"], 1), "curve": curve, "loss": curve[-1][1]}
+
+
+def names_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The contenders of a result, which may be another device's, in order."""
+    return list(dict.fromkeys(row["contender"] for row in rows))
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -122,7 +158,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
     bottom = np.inf
-    for name, style in zip(CONTENDERS, make_styles(len(CONTENDERS)), strict=True):
+    names = names_of(result["rows"])
+    for name, style in zip(names, make_styles(len(names)), strict=True):
         curves = [np.array(row["curve"]) for row in result["rows"] if row["contender"] == name]
         grid = np.linspace(min(curve[0, 0] for curve in curves), min(curve[-1, 0] for curve in curves), 100)
         losses = np.stack([np.interp(grid, curve[:, 0], curve[:, 1], left=np.nan) for curve in curves])
@@ -132,7 +169,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.fill_between(minutes, low, high, color=style["color"], alpha=0.2, linewidth=0)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom - 0.01, bottom + 0.2)  # A run whose loss jumps leaves the frame.
-    axes.set_xlabel("minutes from the start of the command, two CPU cores")
+    axes.set_xlabel(f"minutes from the start of the command, {result.get('gpu') or 'two CPU cores'}")
     axes.set_ylabel("validation loss, nats")
     axes.legend(frameon=False)
     open_axes(axes)
@@ -144,7 +181,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def summarize(rows: Sequence[dict[str, Any]]) -> None:
     """Prints a line for each run, and the median of each contender."""
     print_table("loss at the end", rows, COLUMNS)
-    for name in CONTENDERS:
+    for name in names_of(rows):
         losses = [row["loss"] for row in rows if row["contender"] == name]
         print(f"{name}: median {statistics.median(losses):.4f} of {len(losses)}")
 
@@ -164,12 +201,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows = []
             for seed in arguments.seeds:
-                for name in CONTENDERS:
+                for name in CONTENDERS[best_device().type]:
                     rows.append(train(name, arguments.train.resolve(), Path(folder), arguments.seconds, seed))
                     print(f"trained: {name}, seed {seed}, {rows[-1]['seconds']:.1f} s", flush=True)
             scored = [score(row, proteins) for row in rows]
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": describe_machine(), "seconds": arguments.seconds, "rows": scored}
+        gpu = torch.cuda.get_device_name() if best_device().type == "cuda" else None
+        result = {"machine": describe_machine(), "gpu": gpu, "seconds": arguments.seconds, "rows": scored}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     result = json.loads(arguments.json.read_text())
     summarize(result["rows"])

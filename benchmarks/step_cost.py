@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import best_device, timed
+from machine import best_device, send, timed
 from tables import print_table, write_json
 from train_step import draw_proteins, take_step
 
@@ -48,7 +48,7 @@ def prepare(config: TrainConfig, proteins: Sequence[bytes], device: torch.device
     step = functools.partial(take_step, model, parts.optimizer.make(model), precision, model.loss)
     collate, size = parts.collator, parts.proteins
     numbered = [Protein(index, 0, residues) for index, residues in enumerate(proteins)]
-    batches = [collate(numbered[start : start + size]) for start in range(0, len(numbered), size)]
+    batches = [send(collate(numbered[start : start + size]), device) for start in range(0, len(numbered), size)]
 
     def numbered_step(turn: int) -> None:
         step(batches[turn % len(batches)])

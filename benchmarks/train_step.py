@@ -3,7 +3,9 @@
 Every implementation sees the same proteins, crops and masks, has the same shape and the same fused AdamW; a step is
 forward, backward, clipping and update. Each runs in a process of its own. On a CPU they step one at a time and in turn,
 so that a machine that slows down slows all of them down; on a GPU one ends before the next begins, since their memory
-would not fit side by side, and one that runs out of it gets half the batch, until it fits. Medians are reported.
+would not fit side by side, and one that runs out of it gets half the batch, until it fits. One that fails in any other
+way says so in its row. Batches lie on the device before the clock starts, and no loss is read while it runs. Medians
+are reported.
 
     python benchmarks/train_step.py --crop 512 1022 --fasta proteins.fasta.gz --json train_step.json
 """
@@ -13,19 +15,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from composer.core import Precision
-from machine import best_device, datasheet_peak, memory_mb, timed
+from machine import best_device, datasheet_peak, memory_mb, send, timed
 from peers import PEERS
+from race import Outcome, race, race_alone
 from tables import print_table, write_json
 from torch import Tensor, nn
 
@@ -62,6 +63,7 @@ COLUMNS = {
     "datasheet_mfu": "MFU of the datasheet's",
     "ratio": "over the best peer",
     "ratio_to_fp32": "over it in fp32",
+    "failure": "failed",
 }
 
 
@@ -94,8 +96,36 @@ class Contender:
         starts = range(0, len(numbered), self.batch_size)
         return [self.parts.collator(numbered[start : start + self.batch_size]) for start in starts]
 
-    def prepare(self, device: torch.device) -> Callable[[Batch], float]:
-        """Makes model and optimizer; what it returns does one step on a batch and tells the loss."""
+    def with_batch_size(self, size: int) -> Contender:
+        """The same with batches of another size, of the same proteins."""
+        return dataclasses.replace(self, batch_size=size)
+
+    def start(self) -> Callable[[int], dict[str, Any]]:
+        """Makes model, optimizer and batches; what it returns does a step on one of them and tells what that took."""
+        device = best_device()
+        step = self.prepare(device)
+        batches = self.batches()
+        sent = [send(batch, device) for batch in batches]
+        before = memory_mb(device)
+
+        def measure(turn: int) -> dict[str, Any]:
+            batch, there = batches[turn % len(batches)], sent[turn % len(batches)]
+            losses: list[Tensor] = []
+            seconds = timed(lambda: losses.append(step(there)), device)
+            tokens = count_tokens(batch)
+            return {
+                "seconds": seconds,
+                "loss": float(losses[0]),
+                "tokens": tokens["total"],
+                "positions": count_positions(batch),
+                "flops": training_flops(self.parts.model, batch["lengths"].tolist(), tokens["loss_generating"]),
+                "memory": memory_mb(device) - (0 if device.type == "cuda" else before),
+            }
+
+        return measure
+
+    def prepare(self, device: torch.device) -> Callable[[Batch], Tensor]:
+        """Makes model and optimizer; what it returns does one step on a batch and gives the loss."""
         torch.manual_seed(0)
         if self.is_ours:
             if device.type == "cpu":
@@ -113,121 +143,44 @@ def take_step(
     precision: str,
     loss_of: Callable[[Any, Batch], Tensor] | None,
     batch: Batch,
-) -> float:
-    """Forward, backward, clipping and update; returns the loss.
+) -> Tensor:
+    """Forward, backward, clipping and update; returns the loss, which nobody has waited for.
 
     Args:
         model: Of ours, or a peer.
         optimizer: The model's.
         precision: A name in ``DTYPES``.
         loss_of: Makes the loss of outputs and batch; None where the outputs are the loss.
-        batch: On any device.
+        batch: On the model's device.
     """
     model.train()
     optimizer.zero_grad()
     device = next(model.parameters()).device
-    batch = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         outputs = model(batch)
         loss = outputs if loss_of is None else loss_of(outputs, batch)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    return float(loss.detach())
-
-
-def serve(contender: Contender, connection: Connection) -> None:
-    """A contender's process: one step whenever it is asked for one."""
-    device = best_device()
-    step = contender.prepare(device)
-    batches = contender.batches()
-    before = memory_mb(device)
-    connection.send(None)
-    while (turn := connection.recv()) is not None:
-        batch = batches[turn % len(batches)]
-        losses: list[float] = []
-        try:
-            seconds = timed(lambda batch=batch, losses=losses: losses.append(step(batch)), device)  # type: ignore[misc]
-        except torch.cuda.OutOfMemoryError:
-            return  # whose end is taken for it
-        tokens = count_tokens(batch)
-        connection.send(
-            {
-                "seconds": seconds,
-                "loss": losses[0],
-                "tokens": tokens["total"],
-                "positions": count_positions(batch),
-                "flops": training_flops(contender.parts.model, batch["lengths"].tolist(), tokens["loss_generating"]),
-                "memory": memory_mb(device) - (0 if device.type == "cuda" else before),
-            }
-        )
-
-
-def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[list[dict[str, Any]]]:
-    """Steps of each in turn.
-
-    Returns:
-        For each contender, what it measured of each step after the warm-up; nothing of one that the system killed
-        for its memory.
-    """
-    context = multiprocessing.get_context("spawn")
-    runners = []
-    for contender in field:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(contender, theirs), daemon=True)
-        process.start()
-        try:
-            ours.recv()
-        except EOFError:  # no memory for the model
-            process.join()
-        runners.append((process, ours))
-    measured: list[list[dict[str, Any]]] = [[] for _ in field]
-    for turn in range(warm_up + repeats):
-        for index, (process, connection) in enumerate(runners):
-            if not process.is_alive():
-                continue
-            try:
-                connection.send(turn)
-                result = connection.recv()
-            except (EOFError, OSError):
-                process.join()
-                measured[index].clear()
-                continue
-            if turn >= warm_up:
-                measured[index].append(result)
-    for process, connection in runners:
-        if process.is_alive():
-            connection.send(None)
-        process.join()
-    return measured
-
-
-def race_alone(contender: Contender, warm_up: int, repeats: int) -> tuple[Contender, list[dict[str, Any]]]:
-    """Steps of one, with the largest batch, of those halved from its own, that its memory has room for.
-
-    Returns:
-        The contender as it was measured, and what was measured; nothing where one protein is too much.
-    """
-    while not (steps := race([contender], warm_up, repeats)[0]) and contender.batch_size > 1:
-        contender = dataclasses.replace(contender, batch_size=contender.batch_size // 2)
-    return contender, steps
+    return loss.detach()
 
 
 def make_row(
-    contender: Contender, steps: Sequence[dict[str, Any]], peak: float, datasheet: float | None, wanted: int
+    contender: Contender, outcome: Outcome, peak: float, datasheet: float | None, wanted: int
 ) -> dict[str, Any]:
-    """Medians over the steps.
+    """Medians over the steps, or why there are none.
 
     Args:
         contender: As it was measured.
-        steps: Of ``race``.
+        outcome: What it did.
         peak: Measured FLOP/s of dense products in its precision.
         datasheet: What the maker says of the GPU, FLOP/s.
         wanted: Proteins of the batch that was asked for.
     """
     row = {key: getattr(contender, key) for key in ("implementation", "precision", "model", "crop")}
-    if not steps:
-        return {**row, "spread": "out of memory"}
+    steps = outcome.steps
+    if outcome.failure is not None:
+        return {**row, "failure": outcome.failure}
     rates = [step["flops"] / step["seconds"] for step in steps]
     if contender.batch_size < wanted:
         row["batch_size"] = f"{contender.batch_size}: {2 * contender.batch_size} run out of memory"
@@ -242,6 +195,23 @@ def make_row(
         "datasheet_mfu": statistics.median(rates) / datasheet if datasheet else None,
         "last_loss": steps[-1]["loss"],
     }
+
+
+def measure(
+    field: Sequence[Contender], device: torch.device, warm_up: int, repeats: int
+) -> Iterator[tuple[Contender, Outcome]]:
+    """Each contender as it was measured, and what it did: on a GPU as soon as it is done."""
+    if device.type == "cuda":
+        for contender in field:
+            yield race_alone(contender, warm_up, repeats)
+    else:
+        yield from zip(field, race(field, warm_up, repeats), strict=True)
+
+
+def summary_of(row: dict[str, Any]) -> str:
+    """A row in one line, for those who wait for the table, and in case it never comes."""
+    what = row.get("failure") or f"{row['real_tokens_per_second']:,.0f} real tokens/s, MFU {row['mfu']:.1%}"
+    return f"{row['implementation']}, {row['precision']}: {what}"
 
 
 def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
@@ -306,14 +276,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for crop in arguments.crop:
         field = list(contenders(arguments, crop, proteins))
-        if device.type == "cuda":
-            measured = [race_alone(one, warm_up, arguments.repeats) for one in field]
-        else:
-            measured = list(zip(field, race(field, warm_up, arguments.repeats), strict=True))
-        study = [
-            make_row(one, steps, peaks[one.precision], datasheets[one.precision], arguments.proteins)
-            for one, steps in measured
-        ]
+        study = []
+        for one, outcome in measure(field, device, warm_up, arguments.repeats):
+            row = make_row(one, outcome, peaks[one.precision], datasheets[one.precision], arguments.proteins)
+            print(summary_of(row), flush=True)
+            study.append(row)
         add_ratios(study)
         mean = np.mean([min(len(residues) + 2, crop) for residues in proteins])
         title = f"{arguments.model}, crop {crop}, {arguments.proteins} proteins a batch, {mean:.0f} tokens on average"

@@ -5,15 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 import torch.nn.functional as F
 
+from plm_composer.model.attention import BACKENDS
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
+from plm_composer.run.automatic import provisional
+from plm_composer.run.load import load_config
+from plm_composer.run.parts import make_parts
 from plm_composer.sample import TRAIN_FASTA
 from tests.test_docs import write_proteins
 
@@ -47,6 +53,32 @@ def test_train_step(repository, tmp_path) -> None:
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
 
 
+def test_a_contender_that_fails_has_a_row(repository, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import train_step
+
+    one = train_step.Contender("fair-esm", "bf16", "esm2_8m", 32, (), 2, ())
+    row = train_step.make_row(one, train_step.Outcome([], "exit code 3"), 1.0, None, 2)
+    train_step.add_ratios([row])
+    assert train_step.summary_of(row) == "fair-esm, bf16: exit code 3"
+    assert "batch_size" not in row
+
+
+def test_batches_are_sent_before_a_step_and_its_loss_is_read_after_it(repository, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import machine
+    import train_step
+
+    sent = machine.send({"labels": torch.ones(2), "lengths": np.ones(2)}, torch.device("meta"))
+    assert sent["labels"].is_meta
+    assert isinstance(sent["lengths"], np.ndarray)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = train_step.take_step(model, optimizer, "fp32", lambda outputs, _: outputs.square().sum(), torch.ones(1))
+    assert isinstance(loss, torch.Tensor)
+    assert not loss.requires_grad
+
+
 def test_embed(repository, tmp_path) -> None:
     rows = run(
         repository, tmp_path, "embed", "--proteins", "6", "--pieces", "1", "--precision", "fp32",
@@ -61,7 +93,56 @@ def test_embed(repository, tmp_path) -> None:
 def test_attention(repository, tmp_path) -> None:
     rows = run(repository, tmp_path, "attention", "--tokens", "256", "--head-size", "16", "64", "--repeats", "1")
     assert {(row["head_size"], row["backend"]) for row in rows} >= {(16, "reference"), (64, "reference")}
-    assert all(row["milliseconds"] > 0 for row in rows)
+    for row in rows:
+        assert row["milliseconds"] > 0
+        assert row["other_lengths"] > 0
+        assert row["difference"] < (1e-6 if row["backend"] == "reference" else 0.1)  # bf16
+
+
+def test_attention_that_fails_leaves_the_others(repository, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import attention
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError("there is no kernel\nfor this")
+
+    cpu = torch.device("cpu")
+    work = attention.draw_work([5, 7], 2, 8, cpu, torch.float32)
+    contenders = [attention.Contender("fails", fail), attention.Contender("works", BACKENDS["reference"])]
+    failed, worked = attention.measure(contenders, work, work, cpu, 1)
+    assert failed == {"backend": "fails", "failure": "RuntimeError: there is no kernel"}
+    assert worked["difference"] < 1e-6
+    assert worked["milliseconds"] > 0
+
+
+def test_kernels_of_others_get_what_they_expect(repository, monkeypatch) -> None:
+    """As far as a CPU can show it: their schemas, and which of them is in place while one is measured."""
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import attention
+
+    cpu = torch.device("cpu")
+    work = attention.draw_work([5, 7], 2, 8, cpu, torch.float32)
+    # An argument too many, or of a wrong type, would be refused with another error.
+    with pytest.raises(NotImplementedError, match="_cudnn_attention_forward"):
+        attention.attend_cudnn(*work.tensors, work.proteins)
+    assert {each.name for each in attention.find_contenders(cpu, torch.float32)} <= BACKENDS.keys()
+
+    in_place: list[str] = []
+
+    def activate(name: str) -> None:
+        if name == "missing":
+            raise ImportError("there is no such package")
+        in_place.append(name)
+
+    registry = SimpleNamespace(activate_flash_attention_impl=activate, restore_flash_attention_impl=in_place.clear)
+    monkeypatch.setattr(attention, "FLASH_ATTENTIONS", registry)
+    contender = attention.Contender("flash, FA4", BACKENDS["flash"], "FA4")
+    with pytest.raises(ZeroDivisionError), contender.in_place():
+        assert in_place == ["FA4"]
+        raise ZeroDivisionError
+    assert in_place == []
+    assert attention.is_installed(contender)
+    assert not attention.is_installed(attention.Contender("flash, FA5", BACKENDS["flash"], "missing"))
 
 
 def test_contacts(repository, tmp_path) -> None:
@@ -82,11 +163,30 @@ def launcher_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_loop(repository, tmp_path, tiny) -> None:
-    yaml = repository / "yamls" / "esm2_small.yaml"
-    trained, bare = run(repository, tmp_path, "loop", str(yaml), *tiny, "--batches", "8", "--repeats", "1")
+    # It resumes by itself, which a run without checkpoints cannot.
+    yaml = (str(repository / "yamls" / "cramming.yaml"), "recipe=cramming", "data.fasta=sample")
+    trained, bare = run(repository, tmp_path, "loop", *yaml, *tiny, "--batches", "8", "--repeats", "1")
     assert (trained["what"], bare["what"]) == ("train.py", "bare step")
     assert trained["real_tokens_per_second"] > 0
     assert bare["share"] == 1
+
+
+def test_loop_goes_through_several_epochs(repository, small_set, tiny, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import loop
+
+    # Three batches an epoch, and more than these are left out at the start.
+    overrides = (*tiny, f"data.local={small_set / 'shards'}", "global_train_batch_size=80")
+    assert loop.step(repository / "yamls" / "esm2_small.yaml", overrides, batches=7) > 0
+
+
+def test_loop_trains_what_resumes_by_itself(repository, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import loop
+
+    overrides = ("recipe=cramming", "data.fasta=sample", *loop.for_some_batches(8, tmp_path / "run"))
+    config = make_parts(load_config(repository / "yamls" / "cramming.yaml", overrides)).config
+    assert (config.max_duration, config.save_folder) == ("8ba", None)
 
 
 def test_step_cost(repository, tmp_path) -> None:
@@ -130,6 +230,38 @@ def test_loss_curves(repository, tmp_path) -> None:
         assert times[-1] <= row["seconds"] < 66
         assert 2.5 < row["loss"] < 3.5
     assert "<svg" in plot.read_text()
+
+
+def test_loss_curves_of_a_gpu(repository, tmp_path, monkeypatch) -> None:
+    """Its contenders are configs that exist, and the reference is the published recipe."""
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import loss_curves
+
+    configs = []
+    for command, _ in loss_curves.CONTENDERS["cuda"].values():
+        _, _, yaml, *overrides = command(tmp_path / "train.fasta", tmp_path / "run", 240, 1)
+        configs.append(load_config(yaml, overrides))
+        make_parts(provisional(configs[-1]))
+        assert configs[-1].budget == "240s"
+    reference = configs[-1]
+    assert reference.model["name"] == "cramming_67m"
+    assert (reference.data.batch_format, reference.data.crop_length) == ("padded_to_crop_length", 512)
+    assert (reference.data.mask_rate, reference.data.mask_token_fraction) == (0.25, 1)
+    assert (reference.optimizer["name"], reference.optimizer["lr"]) == ("adamw", 1e-3)
+    assert reference.algorithms["gradient_clipping"] == {"clipping_type": "norm", "clipping_threshold": 0.5}
+    assert reference.precision == "amp_bf16"
+
+
+def test_loss_curves_are_drawn_for_the_machine_that_they_are_of(repository, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import loss_curves
+
+    committed = json.loads((repository / "benchmarks" / "results" / "loss_curves.json").read_text())
+    assert loss_curves.names_of(committed["rows"]) == list(loss_curves.CONTENDERS["cpu"])
+    rows = [{"contender": name, "curve": [[10, 3.0], [20, 2.9]]} for name in loss_curves.CONTENDERS["cuda"]]
+    for gpu, where in (("NVIDIA H100", "NVIDIA H100"), (None, "two CPU cores")):
+        loss_curves.draw({"gpu": gpu, "rows": rows}, tmp_path / "curves.svg")
+        assert f"minutes from the start of the command, {where}" in (tmp_path / "curves.svg").read_text()
 
 
 @pytest.mark.slow
