@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import statistics
 
 _WINDOW = 64
@@ -21,6 +22,9 @@ PROVISIONAL_BATCHES = 1_000_000
 class StepTimes:
     """The times of the latest batches.
 
+    The first batches of a start also do what happens once, such as compiling. Until they are over, the least time of
+    one of them counts, so that a plan is not cut short by what will not come again.
+
     Args:
         expected: Mean seconds per batch of an earlier start, used until this start has trained its first batches.
         window: Number of batches to average over.
@@ -31,18 +35,23 @@ class StepTimes:
         self._expected = expected
         self._seen = 0
 
-    def add(self, seconds: float) -> None:
-        """Adds a batch."""
+    def add(self, seconds: float, most: float = math.inf) -> None:
+        """Adds a batch.
+
+        Args:
+            seconds: What it took.
+            most: What such a batch takes at most, apart from what happens once.
+        """
         self._seen += 1
         if self._seen == _WARM_UP_BATCHES + 1:
             self._times.clear()
-        self._times.append(seconds)
+        self._times.append(seconds if self._seen > _WARM_UP_BATCHES else min(seconds, most))
 
     def mean(self) -> float | None:
-        """Mean seconds per batch; None if unknown."""
-        if self._expected is not None and self._seen <= _WARM_UP_BATCHES:
-            return self._expected
-        return sum(self._times) / len(self._times) if self._times else None
+        """Mean seconds per batch, or what comes nearest to it during the first batches; None if unknown."""
+        if self._seen <= _WARM_UP_BATCHES:
+            return min(self._times, default=None) if self._expected is None else self._expected
+        return sum(self._times) / len(self._times)
 
     def recent(self) -> float | None:
         """Median seconds per batch over the last few batches of this start; None during its first batches."""
@@ -77,6 +86,7 @@ class Reserve:
         export: Time to write the Hugging Face folder.
         exit: Time from the export to the end of the process.
         slack: Safety margin.
+        checkpoints: Number of checkpoints that are written after the last batch.
     """
 
     evaluation: Estimate
@@ -85,11 +95,12 @@ class Reserve:
     exit: float
     slack: float
     scheduled: dict[str, Estimate] = dataclasses.field(default_factory=dict)
+    checkpoints: int = 1
 
     def total(self, step: float | None = None) -> float:
         """Sum of all parts in seconds, when a training batch takes ``step`` seconds."""
-        evaluations = [self.evaluation, *self.scheduled.values()]
-        return sum(each.at(step) for each in evaluations) + self.checkpoint + self.export + self.exit + self.slack
+        evaluations = sum(each.at(step) for each in (self.evaluation, *self.scheduled.values()))
+        return evaluations + self.checkpoints * self.checkpoint + self.export + self.exit + self.slack
 
 
 def plan_batches(batch: int, left: float, reserve: float, step: float | None) -> int:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from composer import Callback, Logger, State
+from composer.callbacks import CheckpointSaver
 from composer.core import Time
 from composer.core.precision import get_precision_context
+from composer.utils import dist
 
 from plm_composer.budget.ledger import Ledger
 from plm_composer.budget.plan import Estimate, Reserve, StepTimes, plan_batches
 from plm_composer.callbacks.order import Position
 from plm_composer.callbacks.scheduled_evaluation import ChargesEvaluations, ScheduledEvaluation
+from plm_composer.data.batches import count_tokens
 from plm_composer.errors import UserError
 from plm_composer.hardware.machine import synchronize
 from plm_composer.hardware.processes import first_ones
@@ -37,6 +42,8 @@ class Margins:
         late_share: Share of the batches after which evaluation time is estimated again, because a shared machine may
             have become slower.
         late_evaluation_factor: Safety factor on that second estimate.
+        training_factor: Most that a training batch takes, relative to an evaluation of as many tokens: forward, forward
+            again where it is recomputed, backward for twice as long, and the rest of the step.
         report_share: Time to write the report, as a share of the start-up: a machine that others use slows both.
         report_seconds: Minimum of that time.
         exit_share: Time from the export to the end of the process and its launcher, as a share of the start-up: both
@@ -53,6 +60,7 @@ class Margins:
     first_evaluation_factor: float = 1.25
     late_share: float = 0.95
     late_evaluation_factor: float = 1.1
+    training_factor: float = 6
     report_share: float = 0.15
     report_seconds: float = 1.0
     exit_share: float = 0.3
@@ -89,6 +97,8 @@ class Budget(Callback, ChargesEvaluations):
         self.reports = reports
         self._steps = StepTimes()
         self._batch_started = 0.0
+        self._tokens_before = 0
+        self._seconds_per_token = math.inf  # of an evaluation; unknown without validation data
         self._evaluation_started = 0.0
         self._checkpoint_started = 0.0
         self._estimated_late = False
@@ -120,12 +130,16 @@ class Budget(Callback, ChargesEvaluations):
         size = sum(parameter.numel() * parameter.element_size() for parameter in state.model.parameters())
         writing = size / MARGINS.bytes_per_second
         self._reserve.checkpoint = MARGINS.seconds_per_file + MARGINS.checkpoint_size * writing
+        self._reserve.checkpoints = len(_savers(state))
         self._reserve.export = MARGINS.seconds_per_file + writing
         if self.reports:
             self._reserve.export += max(
                 MARGINS.report_seconds, MARGINS.report_share * self.ledger.this_start("start-up")
             )
-        self._reserve.evaluation = Estimate(MARGINS.first_evaluation_factor * estimate_evaluation(state))
+        evaluation = estimate_evaluation(state)
+        if evaluation.tokens:
+            self._seconds_per_token = evaluation.seconds / evaluation.tokens
+        self._reserve.evaluation = Estimate(MARGINS.first_evaluation_factor * evaluation.seconds)
         for callback in state.callbacks:
             if isinstance(callback, ScheduledEvaluation):
                 seconds = MARGINS.first_evaluation_factor * callback.estimate_seconds(state)
@@ -144,12 +158,13 @@ class Budget(Callback, ChargesEvaluations):
 
     def before_dataloader(self, state: State, logger: Logger) -> None:
         """Starts a batch's clock."""
-        self._end_checkpoint()
+        self._end_checkpoint(state)
+        self._tokens_before = int(state.timestamp.token)
         self._batch_started = time.perf_counter()
 
     def batch_end(self, state: State, logger: Logger) -> None:
         """Counts the batch and updates the plan."""
-        self._steps.add(time.perf_counter() - self._batch_started)
+        self._steps.add(time.perf_counter() - self._batch_started, self._longest_step(state))
         self.ledger.batches = batch = int(state.timestamp.batch)
         self.ledger.charge("training")  # writes the file from time to time
         self._plan(state)
@@ -159,7 +174,8 @@ class Budget(Callback, ChargesEvaluations):
             self._estimated_late = True
             self.ledger.charge("calibration")
             # Later steps show changes of the machine's speed; earlier ones may be cheaper because of a curriculum.
-            seconds = max(self._measured_evaluation, MARGINS.late_evaluation_factor * estimate_evaluation(state))
+            seconds = MARGINS.late_evaluation_factor * estimate_evaluation(state).seconds
+            seconds = max(self._measured_evaluation, seconds)
             self._reserve.evaluation = Estimate(seconds, self._steps.recent())
             self.ledger.charge("training")
             self._plan(state)
@@ -194,20 +210,28 @@ class Budget(Callback, ChargesEvaluations):
 
     def epoch_checkpoint(self, state: State, logger: Logger) -> None:
         """Charges the checkpoint, as after a batch."""
-        self._end_checkpoint()
+        self._end_checkpoint(state)
         self.batch_checkpoint(state, logger)
 
     def fit_end(self, state: State, logger: Logger) -> None:
         """Ends the charge for the last checkpoint."""
-        self._end_checkpoint()
+        self._end_checkpoint(state)
 
-    def _end_checkpoint(self) -> None:
+    def _end_checkpoint(self, state: State) -> None:
         if self.ledger.category != "checkpoints":
             return
         taken = time.perf_counter() - self._checkpoint_started
         self.ledger.charge("training")
         if taken > MARGINS.shortest_checkpoint:
-            self._reserve.checkpoint = taken
+            written = sum(saver.last_checkpoint_batch == state.timestamp.batch for saver in _savers(state))
+            self._reserve.checkpoint = taken / max(1, written)
+
+    def _longest_step(self, state: State) -> float:
+        """Most seconds that the latest batch should take, were nothing compiled or loaded for the first time."""
+        tokens = int(state.timestamp.token) - self._tokens_before
+        if tokens < 1:
+            return math.inf
+        return MARGINS.training_factor * self._seconds_per_token * tokens / dist.get_world_size()
 
     def _plan(self, state: State) -> None:
         reserve = self._reserve.total(self._steps.recent())
@@ -215,20 +239,37 @@ class Budget(Callback, ChargesEvaluations):
         state.max_duration = Time(first_ones(planned), "ba")
 
 
-def estimate_evaluation(state: State) -> float:
-    """Estimates how long the whole evaluation takes, in seconds, from a few of its batches.
+class EvaluationTime(NamedTuple):
+    """What an evaluation takes on one process.
+
+    Attributes:
+        seconds: Its duration in seconds.
+        tokens: Number of tokens that it computes.
+    """
+
+    seconds: float
+    tokens: float
+
+
+def estimate_evaluation(state: State) -> EvaluationTime:
+    """Estimates how long the whole evaluation takes, from a few of its batches.
 
     Args:
         state: The Trainer's state.
     """
-    seconds = 0.0
+    seconds, tokens = 0.0, 0.0
     training = state.model.training
     state.model.eval()
     device = torch.device("cuda" if state.device.name == "gpu" else "cpu")
 
-    def evaluate(batch: Any) -> None:
+    def evaluate(batches: Any, index: int) -> EvaluationTime:
+        synchronize(device)
+        start = time.perf_counter()
+        batch = batches[index]
         with torch.no_grad(), get_precision_context(state.precision):
             state.model(state.device.batch_to_device(batch))
+        synchronize(device)
+        return EvaluationTime(time.perf_counter() - start, count_tokens(batch)["total"])
 
     for evaluator in state.evaluators:
         batches = evaluator.dataloader.dataloader
@@ -237,12 +278,16 @@ def estimate_evaluation(state: State) -> float:
         # All batches have the same token limit. Every process computes equally many, as sharded models require.
         chosen = sorted({(2 * part + 1) * number // (2 * _CALIBRATION_BATCHES) for part in range(_CALIBRATION_BATCHES)})
         if device.type == "cuda":
-            evaluate(batches[chosen[0]])  # The first batch on a GPU loads its kernels.
-        synchronize(device)
-        start = time.perf_counter()
-        for index in chosen:
-            evaluate(batches[index])
-        synchronize(device)
-        seconds += (time.perf_counter() - start) * number / len(chosen)
+            for index in chosen:  # A shape that is new to a GPU loads kernels, or compiles them.
+                evaluate(batches, index)
+        times = [evaluate(batches, index) for index in chosen]
+        # The median: if one of them compiles, its time is not multiplied.
+        seconds += number * statistics.median(each.seconds for each in times)
+        tokens += number * statistics.median(each.tokens for each in times)
     state.model.train(training)
-    return seconds
+    return EvaluationTime(seconds, tokens)
+
+
+def _savers(state: State) -> list[CheckpointSaver]:
+    """What saves checkpoints at the end: the latest one, and perhaps the best one."""
+    return [callback for callback in state.callbacks if isinstance(callback, CheckpointSaver)]

@@ -1,5 +1,7 @@
 """How many batches fit."""
 
+import dataclasses
+
 import pytest
 
 from plm_composer.budget.plan import PROVISIONAL_BATCHES, Estimate, Reserve, StepTimes, plan_batches
@@ -39,9 +41,26 @@ def test_the_first_batches_do_not_count() -> None:
     times.add(60.0)
     assert times.mean() == 60
     times.add(30.0)
+    assert times.mean() == 30
     times.add(1.0)
     times.add(2.0)
     assert times.mean() == 1.5
+
+
+def test_a_first_batch_that_compiles_does_not_end_the_training() -> None:
+    times = StepTimes()
+    times.add(19.0, most=2.0)
+    assert plan_batches(1, left=35.0, reserve=20.0, step=times.mean()) == 1 + 7
+    times.add(0.5, most=2.0)
+    assert plan_batches(2, left=34.5, reserve=20.0, step=times.mean()) == 2 + 29
+    times.add(3.0, most=2.0)  # by now a batch is believed
+    assert times.mean() == 3
+
+
+def test_a_first_batch_that_is_as_slow_as_any_ends_it() -> None:
+    times = StepTimes()
+    times.add(19.0, most=30.0)
+    assert plan_batches(1, left=35.0, reserve=20.0, step=times.mean()) == 1
 
 
 def test_an_earlier_start_knows_the_speed() -> None:
@@ -59,6 +78,7 @@ def test_the_evaluation_is_expected_to_slow_down_with_the_machine() -> None:
     told = Estimate(20.0, times.recent())
     reserve = Reserve(told, checkpoint=1.0, export=1.0, exit=2.0, slack=1.0)
     assert reserve.total(times.recent()) == 25
+    assert dataclasses.replace(reserve, checkpoints=2).total(times.recent()) == 26
     times.add(30.0)  # one that was held up says nothing of the machine's speed
     assert reserve.total(times.recent()) == 25
     for _ in range(24):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from composer import Logger
+from composer.callbacks import CheckpointSaver
 from composer.core import Timestamp
 from composer.devices import DeviceCPU
 
@@ -106,10 +107,43 @@ def test_the_time_of_an_evaluation_is_estimated_from_what_it_scores() -> None:
         evaluator = make_evaluator(proteins, 52, ["masked_nll"])
         evaluator.subset_num_batches = subset
         state.evaluators = [evaluator]
-        estimates[subset] = estimate_evaluation(state)
+        estimates[subset], tokens = estimate_evaluation(state)
+        assert tokens == 52 * (40 if subset == -1 else 5)
     assert set(lengths) == {52}
     assert 0.4 <= estimates[-1] < 1.2  # 40 batches
     assert 0.05 <= estimates[5] < 0.15
+
+
+class Ticking(torch.nn.Module):
+    """A model whose batches take a time of a clock that is made up: the first ones more than later ones."""
+
+    def __init__(self, clock: list[float], slow: int) -> None:
+        super().__init__()
+        self.clock, self.slow = clock, slow
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> None:
+        self.clock[0] += 5.0 if self.slow > 0 else 0.01
+        self.slow -= 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the callback reads."""
+    clock = [0.0]
+    monkeypatch.setattr("plm_composer.callbacks.budget.time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    return clock
+
+
+@pytest.mark.parametrize(("device", "slow"), [("cpu", 1), ("gpu", 3)])
+def test_a_batch_that_compiles_is_not_multiplied(
+    device: str, slow: int, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plm_composer.callbacks.budget.synchronize", lambda _device: None)
+    evaluator = make_evaluator([b"MKVLAAGIVE" * 5] * 40, 52, ["masked_nll"])
+    evaluator.subset_num_batches = -1
+    place = types.SimpleNamespace(name=device, batch_to_device=lambda batch: batch)
+    state = types.SimpleNamespace(model=Ticking(clock, slow), device=place, precision="fp32", evaluators=[evaluator])
+    assert estimate_evaluation(state).seconds == pytest.approx(0.4)  # 40 batches
 
 
 class Spinning(torch.nn.Module):
@@ -123,12 +157,12 @@ class Spinning(torch.nn.Module):
             pass
 
 
-def planning(start_up: float) -> tuple[Budget, types.SimpleNamespace]:
-    """A budget of which 90 s are left to a run of a second a batch, and its state after 2,000 batches."""
+def planning(start_up: float, step: float | None = 1.0) -> tuple[Budget, types.SimpleNamespace]:
+    """A budget of which 90 s are left to a run, of a second a batch or so, and its state after 2,000 batches."""
     now = [0.0]
     ledger = Ledger(None, 90 + start_up, 0.0, clock=lambda: now[0])
     budget = Budget(ledger, "run", slack=0.0)
-    budget.load_state_dict({"run_name": "run", "entries": {}, "step": 1.0})
+    budget.load_state_dict({"run_name": "run", "entries": {}, "step": step})
     now[0] = start_up
     evaluator = make_evaluator([b"MKVLAAGIVE" * 5] * 40, 52, ["masked_nll"])  # 40 batches
     evaluator.subset_num_batches = -1
@@ -191,6 +225,47 @@ def test_a_process_that_was_slow_to_start_is_given_time_to_exit() -> None:
         budget.after_load(state, Logger(state))
         planned.append(state.max_duration.value)
     assert planned[0] - planned[1] == pytest.approx(0.3 * 60 - 1.5, abs=1.5)
+
+
+def test_a_first_batch_that_compiles_does_not_end_the_training(clock: list[float]) -> None:
+    """The evaluation has shown what its tokens take at most."""
+    budget, state = planning(start_up=1.0, step=None)
+    state.model = Ticking(clock, slow=0)
+    budget.after_load(state, Logger(state))
+    budget.before_dataloader(state, Logger(state))
+    clock[0] += 80.0
+    state.timestamp = Timestamp(batch=2001, token=520)  # as ten batches of the evaluation
+    budget.batch_end(state, Logger(state))
+    assert 2001 + 100 < state.max_duration.value < 2001 + 90 / 0.6
+
+
+def test_time_is_kept_for_every_checkpoint_of_the_end() -> None:
+    planned = []
+    for savers in (1, 2):
+        budget, state = planning(start_up=1.0)
+        state.model.weights = torch.nn.Parameter(torch.empty(250_000_000, device="meta"))
+        # Without their constructors, which make folders.
+        state.callbacks = [CheckpointSaver.__new__(CheckpointSaver) for _ in range(savers)]
+        budget.after_load(state, Logger(state))
+        planned.append(state.max_duration.value)
+    assert planned[0] - planned[1] == pytest.approx(15, abs=1.5)  # 3 GB at 200 MB/s
+
+
+def test_two_checkpoints_after_one_batch_are_measured_as_two(clock: list[float]) -> None:
+    planned = []
+    for written in (1, 2):
+        budget, state = planning(start_up=1.0)
+        state.callbacks = [CheckpointSaver.__new__(CheckpointSaver) for _ in range(2)]
+        for number, saver in enumerate(state.callbacks):
+            saver.last_checkpoint_batch = state.timestamp.batch if number < written else None
+        state.model = Ticking(clock, slow=0)
+        budget.after_load(state, Logger(state))
+        budget.batch_checkpoint(state, Logger(state))
+        clock[0] += 20.0
+        budget.before_dataloader(state, Logger(state))
+        budget.batch_end(state, Logger(state))
+        planned.append(state.max_duration.value)
+    assert planned[1] - planned[0] == pytest.approx(20, abs=1.5)
 
 
 @pytest.mark.parametrize(
