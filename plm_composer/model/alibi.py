@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from plm_composer.model.sending import send
+
 
 @dataclasses.dataclass(frozen=True)
 class Alibi:
@@ -64,10 +66,11 @@ def alibi_slopes(heads: int, device: torch.device | None = None, dtype: torch.dt
 
     Args:
         heads: Number of heads.
-        device: Device of the result.
+        device: Device of the result; None for the CPU.
         dtype: Data type of the result.
     """
     lower = 2 ** math.floor(math.log2(heads))
     exponents = [-8 * (number + 1) / lower for number in range(lower)]
     exponents += [-8 * (2 * number + 1) / (2 * lower) for number in range(heads - lower)]
-    return torch.tensor([2**exponent for exponent in exponents], device=device, dtype=dtype)
+    slopes = torch.tensor([2**exponent for exponent in exponents], device="cpu", dtype=dtype)
+    return slopes if device is None else send(slopes, device)

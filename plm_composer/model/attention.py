@@ -145,8 +145,10 @@ def attend_flash(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProt
     (docs/performance.md). ALiBi is not supported, because torch's backward pass takes no slopes.
     """
     size = query.shape[-1]
-    rows = (_widened(x, _FLASH_MULTIPLE) for x in (query, key, value))
-    result = torch.ops.aten._flash_attention_forward(*rows, *proteins.bounds, 0.0, proteins.causal, False, scale=1.0)[0]
+    query, key, value = (_widened(x, _FLASH_MULTIPLE) for x in (query, key, value))
+    result = torch.ops.aten._flash_attention_forward(
+        query, key, value, *proteins.bounds, 0.0, proteins.causal, False, scale=1.0
+    )[0]
     return result[..., :size]
 
 
@@ -156,9 +158,9 @@ def attend_efficient(query: Tensor, key: Tensor, value: Tensor, proteins: Packed
     ALiBi is not supported, because these kernels take no bias together with ``cu_seqlens``.
     """
     size = query.shape[-1]
-    rows = (_widened(x, _EFFICIENT_MULTIPLE)[None] for x in (query, key, value))
+    query, key, value = (_widened(x, _EFFICIENT_MULTIPLE)[None] for x in (query, key, value))
     result = torch.ops.aten._efficient_attention_forward(
-        *rows, None, *proteins.bounds, 0.0, int(proteins.causal), torch.is_grad_enabled(), scale=1.0
+        query, key, value, None, *proteins.bounds, 0.0, int(proteins.causal), torch.is_grad_enabled(), scale=1.0
     )[0]
     return result[0, ..., :size]
 
@@ -211,6 +213,7 @@ class Fit:
         capability: Minimum compute capability of a GPU, (major, minor).
         package: Module that must be installed; None for none.
         by_default: Whether it may be chosen without being named.
+        widest_head: Largest head size that it accepts; None for any.
     """
 
     backend: str
@@ -220,14 +223,18 @@ class Fit:
     capability: tuple[int, int] = (0, 0)
     package: str | None = None
     by_default: bool = True
+    widest_head: int | None = None
 
-    def obstacle(self, device: torch.device, dtype: torch.dtype, alibi: bool) -> str | None:
+    def obstacle(
+        self, device: torch.device, dtype: torch.dtype, alibi: bool, head_size: int | None = None
+    ) -> str | None:
         """Says why the backend cannot be used; None if it can.
 
         Args:
             device: Device of the queries.
             dtype: Data type of the queries.
             alibi: Whether the model uses ALiBi.
+            head_size: Size of the heads; None for one that every backend accepts.
         """
         if self.device is not None and device.type != self.device:
             return f"it works on {'CPUs' if self.device == 'cpu' else 'GPUs'} only"
@@ -235,6 +242,8 @@ class Fit:
             return f"it does not compute in {str(dtype).removeprefix('torch.')}"
         if alibi and not self.alibi:
             return "it has no ALiBi"
+        if head_size is not None and self.widest_head is not None and head_size > self.widest_head:
+            return f"its heads have at most {self.widest_head} channels, not {head_size}"
         if self.package is not None and not _is_installed(self.package):
             return f"there is no package {self.package}"
         if device.type == "cuda" and _capability(device) < self.capability:
@@ -242,15 +251,25 @@ class Fit:
         return None
 
 
+_FLASH_HEADS = 256
+"""Largest head size of FlashAttention, in all its versions."""
+
 FITS = (
     Fit("cpu", "cpu"),
     # On one H100, heads of 32 and 64 (docs/performance.md): a sixth of the time of torch's nested tensors, half that of
-    # FlexAttention, and a tenth less than torch.nn.attention.varlen.
-    Fit("flash", "cuda", _HALF, alibi=False, capability=(8, 0)),
-    Fit("flash_attn", "cuda", _HALF, capability=(8, 0), package="flash_attn"),
+    # FlexAttention, and a tenth less than torch.nn.attention.varlen. Heads of other sizes were not timed on their own.
+    Fit("flash", "cuda", _HALF, alibi=False, capability=(8, 0), widest_head=_FLASH_HEADS),
+    Fit("flash_attn", "cuda", _HALF, capability=(8, 0), package="flash_attn", widest_head=_FLASH_HEADS),
     # Only on request: it has not been measured, and it pads heads below 64.
     Fit(
-        "flash_attn_3", "cuda", _HALF, alibi=False, capability=(9, 0), package="flash_attn_interface", by_default=False
+        "flash_attn_3",
+        "cuda",
+        _HALF,
+        alibi=False,
+        capability=(9, 0),
+        package="flash_attn_interface",
+        by_default=False,
+        widest_head=_FLASH_HEADS,
     ),
     Fit("efficient", "cuda", (torch.float32, *_HALF), alibi=False),
     Fit("reference", None),
@@ -258,7 +277,13 @@ FITS = (
 """Backends in order of preference: the first that works is chosen, unless ``by_default`` is false."""
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype, alibi: bool = False, wanted: str | None = None) -> str:
+def choose_backend(
+    device: torch.device,
+    dtype: torch.dtype,
+    alibi: bool = False,
+    wanted: str | None = None,
+    head_size: int | None = None,
+) -> str:
     """Chooses an attention backend.
 
     Args:
@@ -266,18 +291,19 @@ def choose_backend(device: torch.device, dtype: torch.dtype, alibi: bool = False
         dtype: Data type of the queries.
         alibi: Whether the model uses ALiBi.
         wanted: Name in ``BACKENDS`` to insist on; None for the first in ``FITS`` that works.
+        head_size: Size of the heads; None for one that every backend accepts.
 
     Raises:
         UserError: The wanted backend does not work here.
     """
     if wanted is None:
-        fits = (each for each in FITS if each.by_default and each.obstacle(device, dtype, alibi) is None)
+        fits = (each for each in FITS if each.by_default and each.obstacle(device, dtype, alibi, head_size) is None)
         backend = next(fits).backend
         if backend == "reference" and device.type == "cuda":
             reason = "ALiBi on a GPU needs the package flash_attn and bf16" if alibi else "no kernel supports fp64"
             warnings.warn(f"attention is slow here, one call per protein: {reason}", stacklevel=2)
         return backend
-    obstacle = next(each for each in FITS if each.backend == wanted).obstacle(device, dtype, alibi)
+    obstacle = next(each for each in FITS if each.backend == wanted).obstacle(device, dtype, alibi, head_size)
     if obstacle is not None:
         raise UserError(f"attention_backend is {wanted!r}, but {obstacle}; leave it out to use one that works")
     return wanted

@@ -20,6 +20,7 @@ from plm_composer.model.attention import BACKENDS, PackedProteins, choose_backen
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.convolution import DepthwiseConvolution, Edges, convolve_in_graph, find_edges
 from plm_composer.model.rotary import rotary_frequencies, rotary_tables, rotate
+from plm_composer.model.sending import send
 
 Part = TypeVar("Part", bound="Layout")
 
@@ -160,7 +161,9 @@ class PackedLayout(Layout):
         super().__init__(config, token - cu_seqlens[self._protein], dtype)
         self._find_neighbours()
         self.packed = PackedProteins(cu_seqlens, max_seqlen, config.num_attention_heads, self.slopes, config.causal)
-        self.attention = choose_backend(input_ids.device, self._query_dtype(), self.slopes is not None, backend)
+        self.attention = choose_backend(
+            input_ids.device, self._query_dtype(), self.slopes is not None, backend, config.head_size
+        )
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attends by the batch's backend; tensors are (tokens, heads, head_size)."""
@@ -174,9 +177,9 @@ class PackedLayout(Layout):
         """Makes the layout of some of the proteins. The host needs their lengths to know how many tokens remain."""
         lengths = self.cu_seqlens.diff().cpu() if self._lengths is None else torch.as_tensor(self._lengths)
         device = self.input_ids.device
-        index = _to(device, kept.repeat_interleave(lengths).nonzero().squeeze(-1))
+        index = send(kept.repeat_interleave(lengths).nonzero().squeeze(-1), device)
         left = lengths[kept]
-        cu_seqlens = _to(device, F.pad(left.cumsum(0), (1, 0)).to(self.cu_seqlens.dtype))
+        cu_seqlens = send(F.pad(left.cumsum(0), (1, 0)).to(self.cu_seqlens.dtype), device)
         longest = int(left.max())
         arguments = (self.config, self.dtype, self.backend, left.tolist())
         part = PackedLayout(self.input_ids[index], cu_seqlens, longest, *arguments)
@@ -225,7 +228,7 @@ class PaddedLayout(Layout):
 
     def subset(self, kept: Tensor) -> tuple[Tensor, PaddedLayout]:
         """Makes the layout of some of the proteins."""
-        rows = _to(self.is_token.device, kept.nonzero().squeeze(-1))
+        rows = send(kept.nonzero().squeeze(-1), self.is_token.device)
         return rows, self._share_embedding(PaddedLayout(self.is_token[rows], self.config, self.dtype), rows)
 
     def _protein_bounds(self) -> tuple[Tensor, Tensor]:
@@ -264,8 +267,3 @@ def _of_earlier(weight: Tensor) -> Tensor:
     """Zeroes the weights of later tokens, the second half of (channels, width)."""
     reach = weight.shape[1] // 2
     return F.pad(weight[:, : reach + 1], (0, reach))
-
-
-def _to(device: torch.device, x: Tensor) -> Tensor:
-    """Copies a tensor from the host to a device, without waiting for the copy."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

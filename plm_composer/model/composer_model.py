@@ -17,6 +17,7 @@ from plm_composer.data.weighting import Weighting, total_weight
 from plm_composer.model.cost import training_flops
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.metrics import Accuracy, MeanNLL, Perplexity
+from plm_composer.model.sending import send
 
 Batch = dict[str, Any]
 
@@ -76,9 +77,7 @@ class ESM2ComposerModel(ComposerModel):
                 total = total + z_loss * logits.logsumexp(-1).square().sum()
             return total / max(1, outputs.targets.numel())
         counts = batch["masked_counts"]
-        weights = torch.from_numpy(np.repeat(self.weighting(batch), counts)).to(logits.dtype)
-        if logits.is_cuda:
-            weights = weights.pin_memory().to(logits.device, non_blocking=True)
+        weights = send(torch.from_numpy(np.repeat(self.weighting(batch), counts)).to(logits.dtype), logits.device)
         losses = F.cross_entropy(logits, outputs.targets, reduction="none")
         if z_loss:
             losses = losses + z_loss * logits.logsumexp(-1).square()

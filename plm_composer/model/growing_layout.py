@@ -48,7 +48,7 @@ class GrowingLayout(Layout):
         new, total = query.shape[1], keys.shape[2]
         bias = torch.full((new, total), float("-inf"), dtype=query.dtype, device=query.device).triu(total - new + 1)
         if self.slopes is not None:
-            rows = distances(total, dtype=self.slopes.dtype).to(query.device)[total - new :]
+            rows = distances(total, query.device, self.slopes.dtype)[total - new :]
             bias = bias - (self.slopes[:, None, None] * rows).to(query.dtype)
         attended = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=bias, scale=1.0)
         return attended.transpose(1, 2)

@@ -23,6 +23,10 @@ from plm_composer.model.esm2 import ESM2, ESM2Block
 AUTO = "auto"
 """The ``compile_config`` with which ``compile_arguments`` decides."""
 
+_MOST_GRAPHS = 64
+"""Graphs of one function that torch may compile. A block has one for each objective, for training and evaluation, for
+packed and padded batches, and another for the first block if it differs: together more than 8, torch's default."""
+
 Forward = Callable[[ESM2Block, Tensor, Layout], Tensor]
 
 
@@ -89,8 +93,20 @@ def is_block(module: nn.Module) -> bool:
 
 def _changed(forward: Forward, activation_checkpointing: bool, compile_arguments: Mapping[str, Any] | None) -> Forward:
     if compile_arguments is not None:
+        _configure_compiler()
         forward = torch.compile(forward, **{"dynamic": True, **compile_arguments})
     return _recomputing(forward) if activation_checkpointing else forward
+
+
+def _configure_compiler() -> None:
+    """Sets what torch has as settings of the whole process only."""
+    from torch._dynamo import config  # Here, because it takes a second to import.
+
+    # For DDP, torch would cut a graph wherever a bucket of gradients is full, so that they are sent during the backward
+    # pass. They are anyhow: after each block. And what is cut is fused less.
+    config.optimize_ddp = False
+    # Beyond its limit torch would run a block uncompiled, with no more than a warning.
+    config.recompile_limit = max(config.recompile_limit, _MOST_GRAPHS)
 
 
 def _recomputing(forward: Forward) -> Forward:

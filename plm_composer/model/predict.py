@@ -16,6 +16,7 @@ from torch import Tensor
 from plm_composer.errors import UserError
 from plm_composer.model.esm2 import ESM2
 from plm_composer.model.packed_linears import packed_linears
+from plm_composer.model.sending import send
 from plm_composer.terminal.progress import ProgressBar
 from plm_composer.tokenizer import CLS_ID, EOS_ID, encode
 
@@ -156,7 +157,7 @@ def predict_logits(
             positions = np.concatenate([query.positions + start for query, start in zip(queries, starts, strict=True)])
             # Not around the loop: a generator would leave its caller in inference mode.
             with torch.inference_mode(), place.autocast():
-                logits = model(**batch.inputs, positions=_send(torch.from_numpy(positions), place)).cpu()
+                logits = model(**batch.inputs, positions=send(torch.from_numpy(positions), place.device)).cpu()
             yield from zip(group, logits.split([len(query.positions) for query in queries]), strict=True)
             bar.update(len(group))
 
@@ -231,7 +232,7 @@ def predict_sums(
             first, last = ranges[batch.members].T + np.cumsum(batch.sizes) - batch.sizes
             rows = np.concatenate([np.arange(start, stop) for start, stop in zip(first, last, strict=True)])
             edges = np.cumsum(last - first) - (last - first)
-            chosen, bags = (_send(torch.from_numpy(each), place) for each in (rows, edges))
+            chosen, bags = (send(torch.from_numpy(each), place.device) for each in (rows, edges))
             with torch.inference_mode(), place.autocast():
                 states = _layer_states(model, batch, numbers)
                 added = torch.stack([F.embedding_bag(chosen, x.float(), bags, mode="sum") for x in states], dim=1)
@@ -280,19 +281,12 @@ def _make_batch(members: list[int], tokens: Sequence[IntArray], place: Place) ->
     filling = -sum(sizes) % _TOKENS_STEP if torch.device(place.device).type == "cpu" else 0
     filled = [*sizes, filling] if filling else sizes
     inputs = {
-        "input_ids": _send(torch.from_numpy(np.concatenate([*tokens, np.full(filling, EOS_ID)])), place),
-        "cu_seqlens": _send(bounds_of(filled), place),
+        "input_ids": send(torch.from_numpy(np.concatenate([*tokens, np.full(filling, EOS_ID)])), place.device),
+        "cu_seqlens": send(bounds_of(filled), place.device),
         "max_seqlen": max(filled),
         "lengths": filled,
     }
     return _Batch(members, sizes, inputs)
-
-
-def _send(x: Tensor, place: Place) -> Tensor:
-    """Copies a tensor to the device, without waiting for the copy."""
-    if torch.device(place.device).type == "cuda":
-        return x.pin_memory().to(place.device, non_blocking=True)
-    return x.to(place.device)
 
 
 def _on_host(results: Iterator[tuple[_Batch, Tensor]]) -> Iterator[tuple[_Batch, Tensor]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from plm_composer.model.config import ESM2Config
+from plm_composer.model.sending import send
 
 ROTARY_BASE = 10_000
 
@@ -16,7 +17,8 @@ ROTARY_BASE = 10_000
 def rotary_frequencies(config: ESM2Config, device: torch.device | None = None) -> Tensor:
     """Rotary frequencies of a model in fp32, shape (head_size / 2,)."""
     if config.rotary_frequencies is not None:
-        return torch.tensor(config.rotary_frequencies, dtype=torch.float32, device=device)
+        frequencies = torch.tensor(config.rotary_frequencies, dtype=torch.float32, device="cpu")
+        return frequencies if device is None else send(frequencies, device)
     return inverse_frequencies(config.head_size, device=device)
 
 

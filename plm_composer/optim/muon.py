@@ -29,6 +29,9 @@ class _FusedMatrices(MuonBase):
     Query, key and value projections are one weight, (3 * hidden, hidden), and so are the two of a gate. If they were
     orthogonalised as one matrix, the largest would decide how far the others move; Jordan et al. therefore
     orthogonalise each on its own, and so does this.
+
+    The library can compile its steps. That is not used: each group, and in it each shape, would be a graph of all its
+    tensors, compiled during the first step, and most of a step is matrix products, which would stay what they are.
     """
 
     @staticmethod

@@ -285,4 +285,5 @@ def _check_attention(config: TrainConfig, model: ESM2Config, device: str) -> Non
         working_dtype(config.precision, device),
         model.position_embedding_type == "alibi",
         config.attention_backend,
+        model.head_size,
     )

@@ -104,9 +104,12 @@ def attend(
     cu_seqlens: Tensor,
     max_seqlen: int,
     slopes: Tensor | None = None,
+    *,
+    causal: bool = False,
 ) -> Tensor:
     """Attention by a backend of a name."""
-    return BACKENDS[backend](query, key, value, PackedProteins(cu_seqlens, max_seqlen, query.shape[1], slopes))
+    proteins = PackedProteins(cu_seqlens, max_seqlen, query.shape[1], slopes, causal)
+    return BACKENDS[backend](query, key, value, proteins)
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import types
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plm_composer.errors import UserError
 from plm_composer.model import attention
-from plm_composer.model.attention import BACKENDS, FITS, choose_backend
+from plm_composer.model.attention import BACKENDS, FITS, PackedProteins, choose_backend
 from tests.model.small_models import attend, close
 
 LENGTHS = {
@@ -21,6 +25,7 @@ LENGTHS = {
     "many": (5, 90, 17, 1, 64, 2, 130, 33, 33),
     "empty among them": (4, 0, 7),
 }
+CAUSAL = pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -31,28 +36,31 @@ def make(lengths: tuple[int, ...], device: str, dtype: torch.dtype, size: int = 
     return list(values), torch.tensor([0, *lengths]).cumsum(0).int().to(device)
 
 
-def run(backend: str, tensors: list[Tensor], cu_seqlens: Tensor, longest: int) -> list[Tensor]:
+def run(backend: str, tensors: list[Tensor], cu_seqlens: Tensor, longest: int, causal: bool = False) -> list[Tensor]:
     query, key, value = (x.detach().clone().requires_grad_() for x in tensors[:3])
-    result = attend(backend, query, key, value, cu_seqlens, longest)
+    result = attend(backend, query, key, value, cu_seqlens, longest, causal=causal)
     assert result.shape == query.shape
     assert result.dtype == query.dtype
     result.backward(tensors[3])
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
 
+@CAUSAL
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", LENGTHS)
 @pytest.mark.parametrize("backend", sorted(BACKENDS.keys() - {"reference"}))
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)], ids=str
 )
-def test_backend_equals_reference(backend: str, name: str, device: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_backend_equals_reference(
+    backend: str, name: str, device: str, dtype: torch.dtype, tolerance: float, causal: bool
+) -> None:
     fit = next(each for each in FITS if each.backend == backend)
     if obstacle := fit.obstacle(torch.device(device), dtype, alibi=False):
         pytest.skip(f"{backend}: {obstacle}")
     tensors, cu_seqlens = make(LENGTHS[name], device, dtype)
-    actual = run(backend, tensors, cu_seqlens, max(LENGTHS[name]))
-    expected = run("reference", [x.double() for x in tensors], cu_seqlens, max(LENGTHS[name]))
+    actual = run(backend, tensors, cu_seqlens, max(LENGTHS[name]), causal)
+    expected = run("reference", [x.double() for x in tensors], cu_seqlens, max(LENGTHS[name]), causal)
     assert len(actual) == 4
     for one, other in zip(actual, expected, strict=True):
         size = max(1.0, float(other.abs().max()))
@@ -63,13 +71,76 @@ def test_backend_equals_reference(backend: str, name: str, device: str, dtype: t
 @pytest.mark.parametrize("size", [16, 10])
 def test_kernels_of_gpus_take_what_they_are_given(backend: str, size: int) -> None:
     """On the ``meta`` device torch checks arguments and shapes without any kernel."""
-    tensors, _ = make(LENGTHS["many"], "cpu", torch.bfloat16, size)
-    tensors = [x.to("meta") for x in tensors]
-    cu_seqlens = torch.empty(len(LENGTHS["many"]) + 1, dtype=torch.int32, device="meta")
+    tensors, cu_seqlens = make(LENGTHS["many"], "meta", torch.bfloat16, size)
     if backend == "flash":
         assert {result.shape for result in run(backend, tensors, cu_seqlens, 130)} == {tensors[0].shape}
     else:  # of whose backward pass torch 2.7 has no shapes
         assert attend(backend, *tensors[:3], cu_seqlens, 130).shape == tensors[0].shape
+
+
+class Listening(TorchDispatchMode):
+    """Notes what an operator is called with.
+
+    Args:
+        operator: The operator.
+    """
+
+    def __init__(self, operator: Any) -> None:
+        super().__init__()
+        self.operator = operator
+        self.calls: list[dict[str, Any]] = []
+
+    def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), named: Any = None) -> Any:
+        if function is self.operator:
+            names = [each.name for each in function._schema.arguments]
+            self.calls.append(dict(zip(names, arguments, strict=False)))
+        return function(*arguments, **(named or {}))
+
+
+@CAUSAL
+@pytest.mark.parametrize(
+    ("backend", "operator", "argument"),
+    [
+        ("flash", torch.ops.aten._flash_attention_forward.default, "is_causal"),
+        ("efficient", torch.ops.aten._efficient_attention_forward.default, "custom_mask_type"),
+    ],
+    ids=["flash", "efficient"],
+)
+def test_kernels_of_gpus_are_told_what_is_causal(backend: str, operator: Any, argument: str, causal: bool) -> None:
+    tensors, cu_seqlens = make(LENGTHS["many"], "meta", torch.bfloat16)
+    with Listening(operator) as listening:
+        attend(backend, *tensors[:3], cu_seqlens, 130, causal=causal)
+    assert [call[argument] for call in listening.calls] == [causal]
+
+
+@CAUSAL
+@pytest.mark.parametrize(
+    ("backend", "package"), [("flash_attn", "flash_attn"), ("flash_attn_3", "flash_attn_interface")]
+)
+def test_packages_are_told_what_is_causal(
+    backend: str, package: str, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def kernel(query: Tensor, *_: Any, **arguments: Any) -> Tensor:
+        calls.append(arguments["causal"])
+        return query
+
+    monkeypatch.setitem(sys.modules, package, types.SimpleNamespace(flash_attn_varlen_func=kernel))
+    tensors, cu_seqlens = make(LENGTHS["many"], "cpu", torch.bfloat16)
+    attend(backend, *tensors[:3], cu_seqlens, 130, causal=causal)
+    assert calls == [causal]
+
+
+@CAUSAL
+@pytest.mark.parametrize("backend", ["flash", "efficient"])
+def test_kernels_of_gpus_are_captured_without_a_break(backend: str, causal: bool) -> None:
+    torch._dynamo.reset()
+    tensors, cu_seqlens = make(LENGTHS["many"], "meta", torch.bfloat16, size=10)
+    captured = torch.compile(BACKENDS[backend], backend="eager", fullgraph=True)
+    query, key, value = (x.clone() for x in tensors[:3])
+    result = captured(query, key, value, PackedProteins(cu_seqlens, 130, 3, causal=causal))
+    assert result.shape == tensors[0].shape
 
 
 def test_cpu_backend_keeps_fp32_under_autocast() -> None:
@@ -79,10 +150,11 @@ def test_cpu_backend_keeps_fp32_under_autocast() -> None:
         close(attend("cpu", *tensors[:3], cu_seqlens, 130), expected, 1e-5)
 
 
-def test_cpu_backend_passes_gradcheck() -> None:
+@CAUSAL
+def test_cpu_backend_passes_gradcheck(causal: bool) -> None:
     tensors, cu_seqlens = make((3, 5, 1), "cpu", torch.float64, size=4)
     arguments = [x.requires_grad_() for x in tensors[:3]]
-    assert torch.autograd.gradcheck(lambda *x: attend("cpu", *x, cu_seqlens, 5), arguments)
+    assert torch.autograd.gradcheck(lambda *x: attend("cpu", *x, cu_seqlens, 5, causal=causal), arguments)
 
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -153,6 +225,16 @@ def test_a_backend_that_does_not_work_is_refused(
     card((8, 6), ("flash_attn_interface",))
     with pytest.raises(UserError, match=f"attention_backend is '{backend}', but .*{reason}"):
         choose_backend(device, dtype, alibi, wanted=backend)
+
+
+def test_heads_that_are_too_wide_for_a_kernel_go_to_another(
+    card: Callable[[tuple[int, int], tuple[str, ...]], None],
+) -> None:
+    card((9, 0), ())
+    assert choose_backend(CUDA, torch.bfloat16, head_size=256) == "flash"
+    assert choose_backend(CUDA, torch.bfloat16, head_size=264) == "efficient"
+    with pytest.raises(UserError, match="'flash', but its heads have at most 256 channels, not 264"):
+        choose_backend(CUDA, torch.bfloat16, wanted="flash", head_size=264)
 
 
 def test_the_table_has_every_backend() -> None:

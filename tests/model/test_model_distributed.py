@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.model.parallelize import parallelize
+from tests.gloo import spawn_on_cpus
 from tests.model.small_models import SMALL, make_batch, make_model
 
 WORLD = 2
@@ -106,7 +107,7 @@ def work(rank: int, folder: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what two processes trained each way, started once: most of the time goes into importing torch."""
     folder = tmp_path_factory.mktemp("trained")
-    torch.multiprocessing.spawn(work, args=(folder,), nprocs=WORLD)
+    spawn_on_cpus(work, folder, WORLD)
     return folder
 
 

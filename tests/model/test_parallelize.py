@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -91,6 +92,19 @@ def test_compiled_code_computes_the_same(bf16: bool) -> None:
         for one, other in zip(found, train_on(plain, lengths, "packed", bf16), strict=True):
             size = max(1.0, float(other.abs().max()))
             close(one / size, other / size, 3e-2 if bf16 else 1e-5)
+
+
+def test_no_combination_of_graphs_is_too_many() -> None:
+    """With ``fullgraph`` torch says that it gives up; without, it would run the block uncompiled."""
+    model = make_model(dataclasses.replace(SMALL, mixed=True, value_residual=True))
+    trained = ESM2ComposerModel(model).train()
+    with torch._dynamo.config.patch(recompile_limit=8):  # and its default again at the end
+        parallelize(model, compile_arguments={"backend": "aot_eager", "fullgraph": True})
+        for causal, form, learns in itertools.product((False, True), ("packed", "padded"), (True, False)):
+            batch = make_batch((17, 40, 30))[form] | {"causal": causal}
+            with torch.set_grad_enabled(learns):
+                assert trained.loss(trained(batch), batch).isfinite()
+    assert compiled_graphs() > 8
 
 
 def test_auto_compiles_on_gpus_that_can(monkeypatch: pytest.MonkeyPatch) -> None:

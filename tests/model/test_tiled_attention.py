@@ -15,6 +15,7 @@ from tests.model.small_models import attend, close
 
 LENGTHS = (5, 90, 17, 1, 64, 2, 130, 33, 33)
 CU_SEQLENS = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+CAUSAL = pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 
 
 def make(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> list[Tensor]:
@@ -23,21 +24,24 @@ def make(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> list[Tensor]
     return [x.to(dtype) for x in (scale * query, *others)]
 
 
-def run(backend: str, tensors: list[Tensor]) -> list[Tensor]:
+def run(backend: str, tensors: list[Tensor], causal: bool = False) -> list[Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
-    result = attend(backend, query, key, value, CU_SEQLENS, max(LENGTHS))
+    result = attend(backend, query, key, value, CU_SEQLENS, max(LENGTHS), causal=causal)
     result.backward(tensors[3])
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
 
+@CAUSAL
 @pytest.mark.parametrize("limit", [0, 30_000, 1 << 30])
 @pytest.mark.parametrize("tile", [1, 5000, 1 << 20])
 @pytest.mark.parametrize("scale", [0.3, 300.0], ids=["small scores", "large scores"])
-def test_it_equals_the_reference(tile: int, limit: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_the_reference(
+    tile: int, limit: int, scale: float, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protein_groups, "TILE", tile)
     monkeypatch.setattr(tiled_attention, "SAVED_SCORES_LIMIT", limit)
     tensors = make(scale=scale)
-    for one, other in zip(run("cpu", tensors), run("reference", tensors), strict=True):
+    for one, other in zip(run("cpu", tensors, causal), run("reference", tensors, causal), strict=True):
         close(one, other, 1e-12 * scale)
 
 
@@ -83,10 +87,10 @@ def bounds_of(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def run_tiny(backend: str, tensors: list[Tensor], slopes: Tensor | None = None) -> list[Tensor]:
+def run_tiny(backend: str, tensors: list[Tensor], slopes: Tensor | None = None, causal: bool = False) -> list[Tensor]:
     query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
     cu_seqlens = torch.tensor([0, *TINY]).cumsum(0).int()
-    result = attend(backend, query, key, value, cu_seqlens, max(TINY), slopes)
+    result = attend(backend, query, key, value, cu_seqlens, max(TINY), slopes, causal=causal)
     result.backward(tensors[3])
     return [result.detach(), *(x.grad for x in (query, key, value) if x.grad is not None)]
 
@@ -96,23 +100,29 @@ def make_tiny() -> list[Tensor]:
     return list(torch.randn((4, sum(TINY), 3, 8), generator=generator, dtype=torch.float64))
 
 
+@CAUSAL
 @pytest.mark.parametrize("limit", [0, 1000, 1 << 30])
 @pytest.mark.parametrize("slopes", [None, torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)], ids=["", "alibi"])
 def test_peptides_together_equal_the_reference(
-    slopes: Tensor | None, limit: int, monkeypatch: pytest.MonkeyPatch
+    slopes: Tensor | None, limit: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiled_attention, "SAVED_SCORES_LIMIT", limit)
     assert len(group(bounds_of(TINY), 3, protein_groups.TILE)) < len(TINY) / 2
     tensors = make_tiny()
-    for one, other in zip(run_tiny("cpu", tensors, slopes), run_tiny("reference", tensors, slopes), strict=True):
+    found, expected = (run_tiny(backend, tensors, slopes, causal) for backend in ("cpu", "reference"))
+    for one, other in zip(found, expected, strict=True):
         close(one, other, 1e-12)
 
 
 @pytest.mark.parametrize("slopes", [None, torch.tensor([0.5, 0.25, 0.1], dtype=torch.float64)], ids=["", "alibi"])
+@CAUSAL
 @torch.no_grad()
-def test_peptides_together_equal_the_reference_without_gradients(slopes: Tensor | None) -> None:
+def test_peptides_together_equal_the_reference_without_gradients(slopes: Tensor | None, causal: bool) -> None:
     cu_seqlens = torch.tensor([0, *TINY]).cumsum(0).int()
-    one, other = (attend(backend, *make_tiny()[:3], cu_seqlens, max(TINY), slopes) for backend in ("cpu", "reference"))
+    one, other = (
+        attend(backend, *make_tiny()[:3], cu_seqlens, max(TINY), slopes, causal=causal)
+        for backend in ("cpu", "reference")
+    )
     close(one, other, 1e-12)
 
 
