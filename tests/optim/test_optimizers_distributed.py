@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
 from plm_composer.model.composer_model import ESM2ComposerModel
 from plm_composer.optim.schedule_free import averaged_weights
+from tests.gloo import spawn_on_cpus
 from tests.optim.tiny_training import tiny_batch, tiny_model, tiny_optimizer, train
 
 WORLD = 2
@@ -90,7 +91,7 @@ def work(rank: int, folder: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained, started once."""
     folder = tmp_path_factory.mktemp("trained")
-    torch.multiprocessing.spawn(work, args=(folder,), nprocs=WORLD)
+    spawn_on_cpus(work, folder, WORLD)
     return folder
 
 

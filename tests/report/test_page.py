@@ -61,7 +61,7 @@ def test_a_run_ends_with_a_report(measured_run) -> None:
     # Loss against tokens, time and FLOPs; accuracy, learning rate, throughput, MFU, memory and waiting.
     assert (page.charts["loss"], page.charts["efficiency"]) == (3, 6)
     assert "notes" not in page.text
-    for label in ("tokens trained", "training time, seconds", "model FLOPs", "loss, nats per masked token", "train"):
+    for label in ("tokens trained", "training time, seconds", "model FLOPs", "loss, nats per predicted token", "train"):
         assert label in page.labels
     assert f"validation {last['metrics/eval/masked_nll']:.3f}" in page.labels
 
