@@ -170,7 +170,8 @@ def test_what_is_timed_is_as_the_run_has_it() -> None:
         random_batch(provisional(load_config(AUTO, ["data.crop_length=1"])), amount, 2048)
 
 
-def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path) -> None:
+def test_the_amount_is_estimated_from_the_first_proteins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no shards of the sample lie
     text = gzip.decompress(TRAIN_FASTA.read_bytes())
     lines = text.split(b"\n")
     headers = sum(line.startswith(b">") for line in lines)
