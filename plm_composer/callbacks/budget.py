@@ -227,9 +227,13 @@ class Budget(Callback, ChargesEvaluations):
             self._reserve.checkpoint = taken / max(1, written)
 
     def _longest_step(self, state: State) -> float:
-        """Most seconds that the latest batch should take, were nothing compiled or loaded for the first time."""
+        """Most seconds that the latest batch should take, were nothing compiled or loaded for the first time.
+
+        On a CPU, which compiles nothing by default, there is no limit: an optimizer's step that does not depend on the
+        batch, such as Muon's, may take longer than all of its tokens.
+        """
         tokens = int(state.timestamp.token) - self._tokens_before
-        if tokens < 1:
+        if tokens < 1 or state.device.name != "gpu":
             return math.inf
         return MARGINS.training_factor * self._seconds_per_token * tokens / dist.get_world_size()
 
