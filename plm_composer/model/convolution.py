@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -45,9 +44,9 @@ def convolve_in_graph(x: Tensor, weight: Tensor, before: Tensor, after: Tensor) 
     """
     reach = weight.shape[1] // 2
     result = x * weight[:, reach]
-    for distance in range(1, min(reach, len(x) - 1) + 1):
-        following = F.pad(x[distance:], (0, 0, 0, distance))
-        preceding = F.pad(x[:-distance], (0, 0, distance, 0))
+    for distance in range(1, reach + 1):
+        # Not padded: torch would save each padded copy for the backward pass, where it computes what is rolled again.
+        following, preceding = x.roll(-distance, 0), x.roll(distance, 0)
         result = result + torch.where((after >= distance)[:, None], following, 0) * weight[:, reach + distance]
         result = result + torch.where((before >= distance)[:, None], preceding, 0) * weight[:, reach - distance]
     return result
