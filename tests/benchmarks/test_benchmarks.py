@@ -23,6 +23,8 @@ from plm_composer.run.parts import make_parts
 from plm_composer.sample import TRAIN_FASTA
 from tests.test_docs import write_proteins
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+
 
 def run(repository: Path, tmp_path: Path, name: str, *arguments: str) -> list[dict]:
     rows = tmp_path / "rows.json"
@@ -143,6 +145,19 @@ def test_kernels_of_others_get_what_they_expect(repository, monkeypatch) -> None
     assert in_place == []
     assert attention.is_installed(contender)
     assert not attention.is_installed(attention.Contender("flash, FA5", BACKENDS["flash"], "missing"))
+
+
+@pytest.mark.skipif(TORCH < (2, 11), reason="older torches cannot pretend a GPU")
+def test_gpu_kernels(repository, tmp_path) -> None:
+    yaml = str(repository / "yamls" / "esm2_small.yaml")
+    rows = run(repository, tmp_path, "gpu_kernels", yaml, "--tokens", "1024")
+    for direction, products in (("forward", 4), ("backward", 8)):
+        kinds = [row["kind"] for row in rows if row["direction"] == direction]
+        assert (kinds.count("product"), kinds.count("attention"), kinds[-1]) == (products, 1, "all fused")
+    # Queries and keys, rotated, what has queries, keys and values in it, and the result.
+    attention = next(row for row in rows if row["kind"] == "attention")
+    assert attention["passes"] == pytest.approx(6, rel=0.05)
+    assert attention["milliseconds"] == pytest.approx(1e3 * attention["passes"] * 2 * 1024 * 320 / 3.35e12)
 
 
 def test_contacts(repository, tmp_path) -> None:
