@@ -39,10 +39,12 @@ class Outcome(NamedTuple):
 
     Attributes:
         steps: What it measured of each step after the warm-up; empty if it failed.
+        first: What it measured of its very first step, which compiles; None if it failed.
         failure: Why it could not go on: ``OUT_OF_MEMORY``, its error, or how its process ended; None if it could.
     """
 
     steps: list[Measured]
+    first: Measured | None = None
     failure: str | None = None
 
 
@@ -83,6 +85,7 @@ def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[Outcome
     """
     runners: list[_Runner] = []
     answers: list[Measured | str | None] = []
+    first: list[Measured | None] = [None] * len(field)
     steps: list[list[Measured]] = [[] for _ in field]
     for contender in field:
         runners.append(_launch(contender))
@@ -92,15 +95,18 @@ def race(field: Sequence[Contender], warm_up: int, repeats: int) -> list[Outcome
             if isinstance(answers[index], str):
                 continue
             answer = answers[index] = _answer(runner, turn)
-            if turn >= warm_up and isinstance(answer, dict):
-                steps[index].append(answer)
+            if isinstance(answer, dict):
+                if turn == 0:
+                    first[index] = answer
+                if turn >= warm_up:
+                    steps[index].append(answer)
     for process, connection in runners:
         with contextlib.suppress(OSError):  # of one that has died
             connection.send(None)
         process.join()
     return [
-        Outcome([], answer) if isinstance(answer, str) else Outcome(each)
-        for answer, each in zip(answers, steps, strict=True)
+        Outcome([], failure=answer) if isinstance(answer, str) else Outcome(each, beginning)
+        for answer, each, beginning in zip(answers, steps, first, strict=True)
     ]
 
 

@@ -5,7 +5,7 @@ forward, backward, clipping and update. Each runs in a process of its own. On a 
 so that a machine that slows down slows all of them down; on a GPU one ends before the next begins, since their memory
 would not fit side by side, and one that runs out of it gets half the batch, until it fits. One that fails in any other
 way says so in its row. Batches lie on the device before the clock starts, and no loss is read while it runs. Medians
-are reported.
+are reported, and the first step, in which torch compiles.
 
     python benchmarks/train_step.py --crop 512 1022 --fasta proteins.fasta.gz --json train_step.json
 """
@@ -49,6 +49,10 @@ OURS = {
     "ours: unpadded": ("fp32", ("recipe=unpadded", "precision=fp32")),
     "ours: fast": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config=null")),
     "ours: fast, compiled": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config={}")),
+    "ours: fast, autotuned": (
+        "bf16",
+        ("recipe=fast", "precision=amp_bf16", "compile_config={mode: max-autotune-no-cudagraphs}"),
+    ),
 }
 """Our recipes for one device, each in one precision."""
 COLUMNS = {
@@ -57,6 +61,7 @@ COLUMNS = {
     "batch_size": "proteins a batch",
     "real_tokens_per_second": "real tokens/s",
     "spread": "min to max",
+    "first_step_seconds": "first step, s",
     "padded_tokens_per_second": "with padding",
     "peak_memory_mb": "peak memory, MB",
     "mfu": "MFU",
@@ -189,6 +194,7 @@ def make_row(
         **row,
         "real_tokens_per_second": statistics.median(speeds),
         "spread": f"{min(speeds):,.0f} to {max(speeds):,.0f}",
+        "first_step_seconds": outcome.first["seconds"] if outcome.first else None,
         "padded_tokens_per_second": statistics.median(step["positions"] / step["seconds"] for step in steps),
         "peak_memory_mb": max(step["memory"] for step in steps),
         "mfu": statistics.median(rates) / peak,
@@ -235,7 +241,7 @@ def contenders(arguments: argparse.Namespace, crop: int, proteins: Sequence[byte
     for name, precision, overrides in named:
         if name == "fair-esm" and shape.intermediate_size != 4 * shape.hidden_size:
             continue  # It has no such model.
-        if "compiled" in name and not arguments.compile:
+        if ("compiled" in name and not arguments.compile) or ("autotuned" in name and not arguments.autotune):
             continue
         if "flash-attn" in name and not (torch.cuda.is_available() and find_spec("flash_attn") and precision == "bf16"):
             continue
@@ -262,6 +268,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--implementation", nargs="+", default=[""], help="only those whose names contain one of these")
     parser.add_argument("--compile", action="store_true", help="ours and transformers with torch.compile, too")
+    parser.add_argument("--autotune", action="store_true", help="ours compiled with max-autotune, which takes minutes")
     parser.add_argument("--fasta", type=Path, default=TRAIN_FASTA, help="default: the bundled sample, 40 to 512 long")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()

@@ -52,7 +52,31 @@ def test_train_step(repository, tmp_path) -> None:
         assert 2 < row["last_loss"] < 4
         assert 0 < row["mfu"] < 1.5
         assert row["peak_memory_mb"] > 0
+        assert row["first_step_seconds"] > 0
     assert rows[1]["ratio"] == pytest.approx(rows[1]["real_tokens_per_second"] / rows[0]["real_tokens_per_second"])
+
+
+def test_train_step_compiled_and_what_a_datasheet_says(repository, tmp_path, monkeypatch) -> None:
+    small = ("--crop", "32", "--proteins", "2", "--batches", "1", "--repeats", "1", "--precision", "bf16")
+    named = ("--implementation", "transformers, compiled", "ours: fast, compiled", "--compile")
+    rows = run(repository, tmp_path, "train_step", *small, *named)
+    assert [row["implementation"] for row in rows] == ["transformers, compiled", "ours: fast, compiled"]
+    for row in rows:
+        assert 2 < row["last_loss"] < 4
+        assert row["first_step_seconds"] > 1  # it compiles
+
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import machine
+    import train_step
+
+    for name in ("is_available", "get_device_name"):
+        monkeypatch.setattr(torch.cuda, name, lambda: "NVIDIA H100 80GB HBM3")
+    known = machine.datasheet_peak(torch.device("cuda"), train_step.PRECISIONS["bf16"])
+    assert known == pytest.approx(989e12, rel=1e-3)
+    one = train_step.Contender("ours: fast", "bf16", "esm2_8m", 32, (), 2, ())
+    step = {"seconds": 1.0, "flops": known / 2, "tokens": 1, "positions": 1, "memory": 1, "loss": 3.0}
+    row = train_step.make_row(one, train_step.Outcome([step], step), known, known, 2)
+    assert row["datasheet_mfu"] == 0.5
 
 
 def test_a_contender_that_fails_has_a_row(repository, monkeypatch) -> None:
@@ -60,7 +84,7 @@ def test_a_contender_that_fails_has_a_row(repository, monkeypatch) -> None:
     import train_step
 
     one = train_step.Contender("fair-esm", "bf16", "esm2_8m", 32, (), 2, ())
-    row = train_step.make_row(one, train_step.Outcome([], "exit code 3"), 1.0, None, 2)
+    row = train_step.make_row(one, train_step.Outcome([], failure="exit code 3"), 1.0, None, 2)
     train_step.add_ratios([row])
     assert train_step.summary_of(row) == "fair-esm, bf16: exit code 3"
     assert "batch_size" not in row
@@ -202,6 +226,16 @@ def test_loop_trains_what_resumes_by_itself(repository, tmp_path, monkeypatch) -
     overrides = ("recipe=cramming", "data.fasta=sample", *loop.for_some_batches(8, tmp_path / "run"))
     config = make_parts(load_config(repository / "yamls" / "cramming.yaml", overrides)).config
     assert (config.max_duration, config.save_folder) == ("8ba", None)
+
+
+def test_profile_step(repository, tmp_path) -> None:
+    few = ("--proteins", "2", "--warm-up", "1", "--kernels", "3")
+    rows = run(repository, tmp_path, "profile_step", *few, "--implementation", "ours: fast")
+    assert len(rows) == 3
+    times = [row["milliseconds"] for row in rows]
+    assert times == sorted(times, reverse=True)
+    assert {"aten::mm", "aten::addmm"} & {row["kernel"] for row in rows}
+    assert 0 < sum(row["share"] for row in rows) <= 1
 
 
 def test_step_cost(repository, tmp_path) -> None:

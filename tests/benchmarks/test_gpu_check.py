@@ -20,6 +20,8 @@ STAGES = (
     "yamls/esm2_small.yaml",
     "esm2_650m --crop 1024",
     "esm2_8m --crop 512",
+    "benchmarks/profile_step.py",
+    "--autotune",
     "pytest tests/model",
 )
 ALONE = {"MAKEFLAGS": "", "MAKELEVEL": ""}

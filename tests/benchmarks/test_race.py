@@ -61,19 +61,19 @@ class Fake:
 def test_those_that_die_or_fail_say_so_and_the_others_go_on(racing) -> None:
     field = [Fake(at_start=dies), Fake(at_turn_1=dies), Fake(at_turn_1=fails), Fake()]
     dead, died, failed, fine = racing.race(field, warm_up=1, repeats=2)
-    assert dead == died == ([], "exit code 3")
-    assert failed == ([], "ValueError: a shape is wrong")
-    assert fine == ([{"turn": 1}, {"turn": 2}], None)
+    assert dead == died == ([], None, "exit code 3")
+    assert failed == ([], None, "ValueError: a shape is wrong")
+    assert fine == ([{"turn": 1}, {"turn": 2}], {"turn": 0}, None)
 
 
 @pytest.mark.parametrize("when", ["at_start", "at_turn_1"])
 def test_memory_that_is_short_halves_the_batch(racing, when: str) -> None:
     measured, outcome = racing.race_alone(Fake(**{when: needs_memory}), 1, 1)
     assert measured.batch_size == 1
-    assert outcome == ([{"turn": 1}], None)
+    assert outcome == ([{"turn": 1}], {"turn": 0}, None)
 
 
 def test_nothing_else_halves_it(racing) -> None:
     measured, outcome = racing.race_alone(Fake(at_turn_1=dies), 0, 2)
     assert measured.batch_size == 2
-    assert outcome == ([], "exit code 3")
+    assert outcome == ([], None, "exit code 3")
