@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytorch_optimizer
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -94,6 +97,34 @@ def test_the_update_has_singular_values_near_one() -> None:
     diagonal = left.T @ update @ right.T  # The polar factor of the gradient has the identity here.
     torch.testing.assert_close(diagonal, torch.diag(diagonal.diagonal()), rtol=0, atol=0.1)
     assert diagonal.diagonal().min() > 0.3 and diagonal.diagonal().max() < 1.3
+
+
+def test_a_step_takes_few_operations_whatever_the_depth() -> None:
+    def count(layers: int) -> int:
+        model = ESM2(ESM2Config(layers, 32, 4, 64, qk_norm=True, short_convolution=3)).to("meta")
+        optimizer = Muon(muon_groups(model, {}), lr=0.02)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        optimizer.step()
+        with _CountingMode() as counted:
+            optimizer.step()
+        return counted.operations
+
+    # Matrices of one shape are orthogonalised together; of each layer alone, three parts become one weight again.
+    assert count(12) - count(2) <= 2 * 10
+    assert count(2) < 150
+
+
+class _CountingMode(TorchDispatchMode):
+    """Counts operations, views aside: on a GPU, a kernel or a few each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += not function.is_view
+        return function(*args, **(kwargs or {}))
 
 
 def test_everything_else_steps_as_torchs_adamw() -> None:
