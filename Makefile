@@ -24,7 +24,7 @@ UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install --quiet --compile-bytecode
 
 .PHONY: install train test test-core test-sanity test-faults test-lowest lint docs gpu-check gpu-check-device \
 	gpu-check-150m gpu-check-67m gpu-check-loop gpu-check-attention gpu-check-cramming gpu-check-fsdp gpu-check-small \
-	gpu-check-650m gpu-check-8m gpu-check-profile gpu-check-autotune gpu-check-tests gpu-check-curves
+	gpu-check-650m gpu-check-8m gpu-check-profile gpu-check-candidates gpu-check-tests gpu-check-curves
 .DEFAULT_GOAL := train
 
 # What takes the place of Composer's pin of torch.
@@ -102,7 +102,7 @@ VAL_FASTA ?= plm_composer/sample/val.fasta.gz
 CONTENDERS ?= transformers plain "ours: fast"
 
 # The most telling first, in case time is short. Each stage ends after some minutes, whatever hangs.
-GPU_STAGES := 150m 67m loop attention cramming fsdp small 650m 8m profile autotune tests
+GPU_STAGES := 150m 67m loop attention cramming fsdp small 650m 8m profile candidates tests
 GPU_SITE := build/gpu_check
 on_gpu = PYTHONPATH="$(CURDIR):$(CURDIR)/$(GPU_SITE)$${PYTHONPATH:+:$$PYTHONPATH}" PYTHONUNBUFFERED=1 \
 	timeout -k 10 $(1) $(GPU_PYTHON)
@@ -136,9 +136,8 @@ gpu-check-650m: gpu-check-device
 gpu-check-8m: gpu-check-device
 	$(gpu_step) esm2_8m --crop 512 --proteins 512
 
-# Matrix products of Triton's, with what follows them in the same kernel, where they are faster than cuBLAS's.
-gpu-check-autotune: gpu-check-device
-	$(gpu_bf16_step) --compile --autotune --implementation "ours: fast," --model esm2_150m --crop 512 --proteins 256
+gpu-check-candidates: gpu-check-device
+	$(gpu_bf16_step) --compile --candidates --implementation "ours: fast," --model esm2_150m --crop 512 --proteins 256
 
 gpu-check-profile: gpu-check-device
 	$(call on_gpu,120) benchmarks/profile_step.py --fasta $(FASTA) --model esm2_150m --proteins 256

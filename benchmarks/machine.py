@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import resource
 import time
-import types
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from composer.callbacks.speed_monitor import get_gpu_flops_available
-from composer.core import Precision
 
 from plm_composer.hardware.machine import synchronize
 
@@ -40,16 +36,6 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def datasheet_peak(device: torch.device, precision: Precision) -> float | None:
-    """FLOP/s that the maker states of a GPU, without sparsity, by Composer's table; None for a card it lacks."""
-    if device.type != "cuda":
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        known: int = get_gpu_flops_available(types.SimpleNamespace(precision=precision))
-    return float(known) or None
 
 
 def memory_mb(device: torch.device) -> float:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from composer.core import Precision
-from machine import best_device, datasheet_peak, memory_mb, send, timed
+from machine import best_device, memory_mb, send, timed
 from peers import PEERS
 from race import Outcome, race, race_alone
 from tables import print_table, write_json
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from plm_composer.data.batches import Batch, count_positions, count_tokens
 from plm_composer.data.collate import Protein
 from plm_composer.hardware.machine import describe_machine, matmul_peak, prepare_cpu
+from plm_composer.hardware.peaks import datasheet_peak
 from plm_composer.model.config import PRESETS
 from plm_composer.model.cost import training_flops
 from plm_composer.run.load import load_config
@@ -49,12 +50,18 @@ OURS = {
     "ours: unpadded": ("fp32", ("recipe=unpadded", "precision=fp32")),
     "ours: fast": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config=null")),
     "ours: fast, compiled": ("bf16", ("recipe=fast", "precision=amp_bf16", "compile_config={}")),
-    "ours: fast, autotuned": (
-        "bf16",
-        ("recipe=fast", "precision=amp_bf16", "compile_config={mode: max-autotune-no-cudagraphs}"),
-    ),
 }
 """Our recipes for one device, each in one precision."""
+CANDIDATES = {
+    "autotuned": "{mode: max-autotune-no-cudagraphs}",
+    "cooperative": "{options: {triton.cooperative_reductions: true}}",
+}
+"""Ways to compile that are not the default: products of Triton's, with what follows them in the same kernel, where they
+are faster than cuBLAS's; and sums of biases' gradients in the kernels that make what they add up."""
+OURS |= {
+    f"ours: fast, {name}": ("bf16", ("recipe=fast", "precision=amp_bf16", f"compile_config={arguments}"))
+    for name, arguments in CANDIDATES.items()
+}
 COLUMNS = {
     "implementation": "implementation",
     "precision": "precision",
@@ -241,7 +248,9 @@ def contenders(arguments: argparse.Namespace, crop: int, proteins: Sequence[byte
     for name, precision, overrides in named:
         if name == "fair-esm" and shape.intermediate_size != 4 * shape.hidden_size:
             continue  # It has no such model.
-        if ("compiled" in name and not arguments.compile) or ("autotuned" in name and not arguments.autotune):
+        if "compiled" in name and not arguments.compile:
+            continue
+        if name.rpartition(", ")[2] in CANDIDATES and not arguments.candidates:
             continue
         if "flash-attn" in name and not (torch.cuda.is_available() and find_spec("flash_attn") and precision == "bf16"):
             continue
@@ -268,7 +277,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--implementation", nargs="+", default=[""], help="only those whose names contain one of these")
     parser.add_argument("--compile", action="store_true", help="ours and transformers with torch.compile, too")
-    parser.add_argument("--autotune", action="store_true", help="ours compiled with max-autotune, which takes minutes")
+    parser.add_argument("--candidates", action="store_true", help="ours compiled in other ways, which may take minutes")
     parser.add_argument("--fasta", type=Path, default=TRAIN_FASTA, help="default: the bundled sample, 40 to 512 long")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
@@ -278,7 +287,8 @@ def main() -> None:
     print(describe_machine())
     peaks = {precision: matmul_peak(device, DTYPES[precision]) for precision in arguments.precision}
     print(", ".join(f"{name} matmul peak {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items()), flush=True)
-    datasheets = {precision: datasheet_peak(device, PRECISIONS[precision]) for precision in arguments.precision}
+    on_gpu = device.type == "cuda"
+    datasheets = {name: datasheet_peak(PRECISIONS[name]) if on_gpu else None for name in arguments.precision}
     proteins = draw_proteins(arguments.fasta, arguments.proteins * arguments.batches)
     rows: list[dict[str, Any]] = []
     for crop in arguments.crop:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from composer import Callback, Trainer
+from composer.core import Precision
 from composer.loggers import LoggerDestination
 from composer.utils import dist, get_device, reproducibility
 from composer.utils.parallelism import ParallelismConfig
@@ -30,6 +31,7 @@ from plm_composer.data.streaming.loader import make_data_spec
 from plm_composer.errors import UserError
 from plm_composer.hardware.fsdp_on_gloo import correct_fsdp_on_cpus
 from plm_composer.hardware.machine import matmul_peak, prepare_cpu
+from plm_composer.hardware.peaks import datasheet_peak
 from plm_composer.hardware.precision import autocast_dtype, trainer_precision
 from plm_composer.loggers.metrics_file import MetricsFile
 from plm_composer.loggers.training_progress import TrainingProgress
@@ -160,14 +162,18 @@ def _make_callbacks(
     if config.keep_best is not None:
         callbacks.append(BestCheckpointSaver(str(folder.best), config.keep_best, config.autoresume))
     for component in parts.callbacks:
-        measures_cpu = component.key == "callbacks.speed_monitor" and parts.device == "cpu"
-        # Composer knows the peak FLOP/s of GPUs; that of a CPU is measured, in the precision of the run.
-        if measures_cpu and "gpu_flops_available" not in component.arguments:
-            dtype = autocast_dtype(config.precision, parts.device) or torch.float32
-            peak = matmul_peak(torch.device("cpu"), dtype)
-            component = dataclasses.replace(component, arguments={**component.arguments, "gpu_flops_available": peak})
+        if component.key == "callbacks.speed_monitor" and "gpu_flops_available" not in component.arguments:
+            peak = {"gpu_flops_available": _peak_flops(parts)}
+            component = dataclasses.replace(component, arguments={**component.arguments, **peak})
         callbacks.append(component.make())
     return in_order([*callbacks, *parts.evaluations])
+
+
+def _peak_flops(parts: Parts) -> float | None:
+    """FLOP/s of the device in the run's precision: a GPU's by its datasheet, a CPU's as measured; None if not known."""
+    if parts.device == "gpu":
+        return datasheet_peak(Precision(parts.precision))
+    return matmul_peak(torch.device("cpu"), autocast_dtype(parts.precision, parts.device) or torch.float32)
 
 
 def _make_saver(parts: Parts, folder: str) -> WholeCheckpointSaver:

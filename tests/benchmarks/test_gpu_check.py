@@ -21,7 +21,7 @@ STAGES = (
     "esm2_650m --crop 1024",
     "esm2_8m --crop 512",
     "benchmarks/profile_step.py",
-    "--autotune",
+    "--candidates",
     "pytest tests/model",
 )
 ALONE = {"MAKEFLAGS": "", "MAKELEVEL": ""}
