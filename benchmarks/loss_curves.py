@@ -41,9 +41,9 @@ COLUMNS = {"contender": "", "seed": "seed", "seconds": "the command took, s", "l
 Command = Callable[[Path, Path, int, int], list[str]]
 
 
-def ours(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
-    """``yamls/cramming_small.yaml``: ``recipe=cramming``, 1.8 M parameters."""
-    return composer("cramming_small", train, out, seconds, seed)
+def auto(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
+    """``yamls/auto.yaml``, which chooses size and batch by the time."""
+    return composer("auto", train, out, seconds, seed)
 
 
 def protein_language_model(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
@@ -56,11 +56,6 @@ def protein_language_model(train: Path, out: Path, seconds: int, seed: int) -> l
     model = ("precision=auto", "model.initializer_range=0.02", "global_train_batch_size=32")
     parts = ("device_train_microbatch_size=8",)
     return composer("esm2_small", train, out, seconds, seed, *recipe, *model, *parts)
-
-
-def auto(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
-    """``yamls/auto.yaml``, which chooses by the time."""
-    return composer("auto", train, out, seconds, seed)
 
 
 def cramming(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
@@ -97,7 +92,7 @@ def transformers(train: Path, out: Path, seconds: int, seed: int) -> list[str]:
 
 CONTENDERS: dict[str, dict[str, tuple[Command, str]]] = {
     "cpu": {
-        "plm-composer, recipe=cramming (1.8 M)": (ours, "checkpoints/*.pt"),
+        "plm-composer, auto": (auto, "checkpoints/*.pt"),
         "transformers' Trainer (ESM2-8M)": (transformers, "*s"),
         "young-su-ko's protein-language-model (ESM2-8M)": (protein_language_model, "checkpoints/*.pt"),
     },
