@@ -177,6 +177,9 @@ def test_gpu_kernels(repository, tmp_path) -> None:
     attention = next(row for row in rows if row["kind"] == "attention")
     assert attention["passes"] == pytest.approx(6, rel=0.05)
     assert attention["milliseconds"] == pytest.approx(1e3 * attention["passes"] * 2 * 1024 * 320 / 3.35e12)
+    command = [sys.executable, repository / "benchmarks" / "gpu_kernels.py", yaml, "--tokens", "100"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr) == (2, "error: --tokens is 100; give a multiple of 256\n")
 
 
 def test_contacts(repository, tmp_path) -> None:
