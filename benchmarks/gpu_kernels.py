@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretended_gpu import PROTEIN, Kernel, block_kernels
+from pretended_gpu import Kernel, block_kernels
 from tables import print_table, write_json
 
-from plm_composer.errors import UserError, run_command
+from plm_composer.errors import run_command
 from plm_composer.run.load import load_config
 from plm_composer.run.parts import make_parts
 
@@ -65,8 +65,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
 
-    if arguments.tokens <= 0 or arguments.tokens % PROTEIN:
-        raise UserError(f"--tokens is {arguments.tokens}; give a multiple of {PROTEIN}")
     config = make_parts(load_config(arguments.yaml, arguments.overrides)).model
     rows = []
     for direction, kernels in zip(("forward", "backward"), block_kernels(config, arguments.tokens), strict=True):

@@ -31,6 +31,8 @@ from torch._inductor.scheduler import BaseSchedulerNode
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_map
 
+from plm_composer.errors import UserError
+from plm_composer.model.attention import choose_backend
 from plm_composer.model.batch_layouts import PackedLayout
 from plm_composer.model.config import ESM2Config
 from plm_composer.model.esm2 import ESM2
@@ -78,7 +80,18 @@ def block_kernels(config: ESM2Config, tokens: int) -> tuple[list[Kernel], list[K
     Args:
         config: The model's config. The block is its second: the first leaves to others what they share.
         tokens: Tokens of a microbatch, a multiple of ``PROTEIN``.
+
+    Raises:
+        UserError: torch is older than 2.11, the tokens are no such multiple, or the model has ALiBi.
     """
+    if not hasattr(autograd_config, "force_non_lazy_backward_lowering"):
+        raise UserError(f"torch {torch.__version__} cannot pretend a GPU; use torch 2.11")
+    if tokens <= 0 or tokens % PROTEIN:
+        raise UserError(f"{tokens} tokens are not a multiple of {PROTEIN}")
+    if config.position_embedding_type == "alibi":
+        raise UserError(
+            "kernels with ALiBi are only in the package flash-attn, which needs a GPU; use rotary positions"
+        )
     block = ESM2(dataclasses.replace(config, num_hidden_layers=2, layer_drop=0.0)).blocks[1]
     x = torch.empty(tokens, config.hidden_size, requires_grad=True)
     found: list[list[Kernel]] = []
@@ -115,7 +128,7 @@ def _layout(config: ESM2Config, tokens: int) -> PackedLayout:
     cu_seqlens = torch.arange(0, tokens + 1, PROTEIN, dtype=torch.int32)
     ids = torch.full((tokens,), 5)
     layout = PackedLayout(ids, cu_seqlens, PROTEIN, config, torch.float32, lengths=lengths)
-    layout.attention = "flash"
+    layout.attention = choose_backend(DEVICE, torch.bfloat16, head_size=config.head_size)
     layout.embedded = torch.empty(tokens, config.hidden_size, requires_grad=True)
     shape = (tokens, config.num_attention_heads, config.head_size)
     layout.first_values = torch.empty(shape, dtype=torch.bfloat16, requires_grad=True)

@@ -177,9 +177,22 @@ def test_gpu_kernels(repository, tmp_path) -> None:
     attention = next(row for row in rows if row["kind"] == "attention")
     assert attention["passes"] == pytest.approx(6, rel=0.05)
     assert attention["milliseconds"] == pytest.approx(1e3 * attention["passes"] * 2 * 1024 * 320 / 3.35e12)
-    command = [sys.executable, repository / "benchmarks" / "gpu_kernels.py", yaml, "--tokens", "100"]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stderr) == (2, "error: --tokens is 100; give a multiple of 256\n")
+
+
+@pytest.mark.skipif(TORCH < (2, 11), reason="older torches cannot pretend a GPU")
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ("--tokens=100", "100 tokens are not a multiple of 256"),
+        ("model.position_embedding_type=alibi", "kernels with ALiBi are only in the package flash-attn"),
+    ],
+)
+def test_gpu_kernels_of_what_cannot_be_refuses(repository, argument: str, error: str) -> None:
+    command = [sys.executable, repository / "benchmarks" / "gpu_kernels.py", repository / "yamls" / "esm2_small.yaml"]
+    refused = subprocess.run([*command, argument], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {error}")
+    assert refused.stderr.count("\n") == 1
 
 
 def test_contacts(repository, tmp_path) -> None:

@@ -59,5 +59,6 @@ def test_a_block_passes_over_memory_no_more_than_it_must(
     passes: Passes, variant: dict[str, Any], forward: float, backward: float
 ) -> None:
     found = passes(dataclasses.replace(PLAIN, **variant))
-    assert found[0] <= forward
-    assert found[1] <= backward
+    # Fewer by more than this, and kernels were not seen.
+    assert 0.95 * forward < found[0] <= forward
+    assert 0.95 * backward < found[1] <= backward

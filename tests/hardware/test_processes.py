@@ -14,7 +14,6 @@ from tests.gloo import spawn_on_cpus
 
 
 def work(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     (folder / str(rank)).write_text(f"{greatest_of_all(5 + rank)} {first_ones(5 + rank)}")
     dist.barrier()
     os._exit(0)  # torch 2.7 may wait for ever for the threads of a group that it destroys
@@ -26,7 +25,6 @@ def test_two_processes_agree(tmp_path: Path) -> None:
 
 
 def leave(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     greatest_of_all(0)
     if rank == 1:
         os._exit(0)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from composer.distributed.prepare_distributed import parallelize_composer_model
 
 from plm_composer.config.schema import DataConfig, TrainConfig
@@ -77,8 +76,6 @@ def work(rank: int, folder: Path) -> None:
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
             patch.setenv(name, str(value))
         warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
         # What is imported at the first use is not the model's.
         small = {**SHAPE, "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
         parallelize_composer_model(sharded_model(small, {}), None, make_sharding({}, 2))
@@ -89,7 +86,6 @@ def work(rank: int, folder: Path) -> None:
         held = peak() - before
         weights = {name: value.full_tensor() for name, value in model.state_dict().items()}
         torch.save({"held": held, "weights": weights}, folder / f"{rank}.pt")
-        dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")

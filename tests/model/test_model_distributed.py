@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from composer.core import Precision
 from composer.distributed import prepare_distributed
 from composer.distributed.prepare_distributed import parallelize_composer_model
@@ -89,9 +88,7 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, ranks: list[int], 
 
 
 def work(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     correct_fsdp_on_cpus()
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     for way, name in itertools.product(WAYS, MODELS):
         model = ESM2ComposerModel(make_model(MODELS[name]), torch.bfloat16 if WAYS[way].bf16 else None).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -100,7 +97,6 @@ def work(rank: int, folder: Path) -> None:
         state_dict = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if rank == 0:
             torch.save(state_dict, folder / f"{way} {name}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from composer.distributed.prepare_distributed import parallelize_composer_model
 from composer.utils.parallelism import FSDP2Config
 from torch.distributed.checkpoint.state_dict import (
@@ -77,14 +76,11 @@ WAYS: dict[str, Any] = {"ddp": under_ddp, "fsdp2": under_fsdp2, "resumed": resum
 
 
 def work(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     correct_fsdp_on_cpus()
     for name, way in CASES:
         weights = get_model_state_dict(WAYS[way](name, rank), options=FULL)
         if rank == 0:
             torch.save(weights, folder / f"{name}-{way}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -18,4 +18,6 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} - theirs - sys.st
 def test_training_imports_little_beside_composer_and_streaming(tmp_path: Path) -> None:
     # Plots, tables, probes, evaluations and Hugging Face's data sets are imported by those who use them.
     result = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert set(result.stdout.split()) <= {"plm_composer", "omegaconf", "antlr4", "pytorch_optimizer", "typeguard"}
+    added = set(result.stdout.split())
+    assert "plm_composer" in added
+    assert added <= {"plm_composer", "omegaconf", "antlr4", "pytorch_optimizer", "typeguard"}
