@@ -23,6 +23,7 @@ from torch import Tensor
 from plm_composer.errors import UserError
 from plm_composer.hardware.precision import multiplies_bf16
 from plm_composer.model.alibi import alibi_bias
+from plm_composer.model.efficient_attention import attend_packed
 from plm_composer.model.protein_groups import groups_of
 from plm_composer.model.tiled_attention import attend_tiled, count_saved_scores
 
@@ -153,16 +154,14 @@ def attend_flash(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProt
 
 
 def attend_efficient(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProteins) -> Tensor:
-    """For GPUs, fp32: the memory-efficient kernels that torch ships (Rabe and Staats 2021), on ``cu_seqlens``.
+    """For GPUs, fp32: the memory-efficient kernels that torch ships, on ``cu_seqlens``: ``efficient_attention.py``.
 
     ALiBi is not supported, because these kernels take no bias together with ``cu_seqlens``.
     """
     size = query.shape[-1]
-    query, key, value = (_widened(x, _EFFICIENT_MULTIPLE)[None] for x in (query, key, value))
-    result = torch.ops.aten._efficient_attention_forward(
-        query, key, value, None, *proteins.bounds, 0.0, int(proteins.causal), torch.is_grad_enabled(), scale=1.0
-    )[0]
-    return result[0, ..., :size]
+    query, key, value = (_widened(x, _EFFICIENT_MULTIPLE) for x in (query, key, value))
+    result = attend_packed(query, key, value, proteins.cu_seqlens, proteins.max_seqlen, proteins.causal)
+    return result[..., :size]
 
 
 def attend_flash_attn(query: Tensor, key: Tensor, value: Tensor, proteins: PackedProteins) -> Tensor:

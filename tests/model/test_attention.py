@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plm_composer.errors import UserError
-from plm_composer.model import attention
+from plm_composer.model import attention, efficient_attention
 from plm_composer.model.attention import BACKENDS, FITS, PackedProteins, choose_backend
 from tests.model.small_models import attend, close
 
@@ -72,10 +72,7 @@ def test_backend_equals_reference(
 def test_kernels_of_gpus_take_what_they_are_given(backend: str, size: int) -> None:
     """On the ``meta`` device torch checks arguments and shapes without any kernel."""
     tensors, cu_seqlens = make(LENGTHS["many"], "meta", torch.bfloat16, size)
-    if backend == "flash":
-        assert {result.shape for result in run(backend, tensors, cu_seqlens, 130)} == {tensors[0].shape}
-    else:  # of whose backward pass torch 2.7 has no shapes
-        assert attend(backend, *tensors[:3], cu_seqlens, 130).shape == tensors[0].shape
+    assert {result.shape for result in run(backend, tensors, cu_seqlens, 130)} == {tensors[0].shape}
 
 
 class Listening(TorchDispatchMode):
@@ -102,7 +99,7 @@ class Listening(TorchDispatchMode):
     ("backend", "operator", "argument"),
     [
         ("flash", torch.ops.aten._flash_attention_forward.default, "is_causal"),
-        ("efficient", torch.ops.aten._efficient_attention_forward.default, "custom_mask_type"),
+        ("efficient", torch.ops.plm_composer.efficient_attention.default, "causal"),
     ],
     ids=["flash", "efficient"],
 )
@@ -137,10 +134,44 @@ def test_packages_are_told_what_is_causal(
 def test_kernels_of_gpus_are_captured_without_a_break(backend: str, causal: bool) -> None:
     torch._dynamo.reset()
     tensors, cu_seqlens = make(LENGTHS["many"], "meta", torch.bfloat16, size=10)
-    captured = torch.compile(BACKENDS[backend], backend="eager", fullgraph=True)
-    query, key, value = (x.clone() for x in tensors[:3])
+    captured = torch.compile(BACKENDS[backend], backend="aot_eager", fullgraph=True)
+    query, key, value = (x.clone().requires_grad_() for x in tensors[:3])
     result = captured(query, key, value, PackedProteins(cu_seqlens, 130, 3, causal=causal))
-    assert result.shape == tensors[0].shape
+    result.backward(tensors[3])
+    assert result.shape == query.grad.shape == key.grad.shape == value.grad.shape == tensors[0].shape
+
+
+@CAUSAL
+def test_the_gradient_of_efficient_attention_asks_for_what_torchs_own_does(
+    causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, cu_seqlens = make(LENGTHS["many"], "meta", torch.float32)
+    operator = torch.ops.aten._efficient_attention_backward.default
+    query, key, value = (x[None].requires_grad_() for x in tensors[:3])
+    result, *saved = torch.ops.aten._efficient_attention_forward(
+        query, key, value, None, cu_seqlens, cu_seqlens, 130, 130, 0.0, int(causal), True, scale=1.0
+    )[:4]
+    with Listening(torch.ops.aten._efficient_attention_forward.default) as forward:
+        efficient_attention._forward._init_fn(*tensors[:3], cu_seqlens, 130, causal, True)
+    assert forward.calls[0]["custom_mask_type"] == causal
+    # Torch computes its shapes with an argument too few.
+    with Listening(operator) as theirs, contextlib.suppress(TypeError):
+        result.backward(tensors[3][None])
+
+    def listen(*arguments: Any, **named: Any) -> tuple[Tensor, ...]:
+        ours.append(dict(zip([each.name for each in operator._schema.arguments], arguments, strict=False)) | named)
+        return query, key, value, query
+
+    ours: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.ops.aten, "_efficient_attention_backward", listen)
+    backward = efficient_attention._backward._init_fn
+    backward(tensors[3], query[0], key[0], value[0], result[0], *saved, cu_seqlens, 130, causal)
+
+    def shapes(call: dict[str, Any]) -> dict[str, Any]:
+        return {name: x.shape if isinstance(x, Tensor) else x for name, x in call.items() if name != "scale"}
+
+    assert shapes(ours[0]) == shapes(theirs.calls[0])
+    assert ours[0]["scale"] == 1.0
 
 
 def test_cpu_backend_keeps_fp32_under_autocast() -> None:
